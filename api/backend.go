@@ -1,0 +1,77 @@
+package api
+
+import (
+	"context"
+	"io"
+
+	"github.com/phantommesh/phantommesh/internal/localapi"
+)
+
+// The shapes of questions and answers. They are defined below the node in the import order, where the node can fill them; these are their
+// public names.
+type (
+	Status          = localapi.Status
+	Mesh            = localapi.Mesh
+	Self            = localapi.Self
+	Certificate     = localapi.Certificate
+	Coordinators    = localapi.Coordinators
+	Region          = localapi.Region
+	Peer            = localapi.Peer
+	Path            = localapi.Path
+	Tunnel          = localapi.Tunnel
+	PeerList        = localapi.PeerList
+	CoordinatorList = localapi.CoordinatorList
+	Voter           = localapi.Voter
+	RegionDetail    = localapi.RegionDetail
+	Entry           = localapi.Entry
+	InviteRequest   = localapi.InviteRequest
+	Invite          = localapi.Invite
+	Invitation      = localapi.Invitation
+	InvitationList  = localapi.InvitationList
+	Member          = localapi.Member
+	MemberList      = localapi.MemberList
+	RevokeRequest   = localapi.RevokeRequest
+	Revoked         = localapi.Revoked
+	PingRequest     = localapi.PingRequest
+	PingReply       = localapi.PingReply
+	WaitRequest     = localapi.WaitRequest
+	Finding         = localapi.Finding
+	Doctor          = localapi.Doctor
+	Version         = localapi.Version
+	Process         = localapi.Process
+	Failure         = localapi.Failure
+)
+
+// Backend is the node as the API sees it. All methods may be called concurrently and honour the context. An error is best a *Failure
+// (its class becomes the exit code); any other error counts as failed, a passed deadline as timed out. A node is named as contract says
+// (name, short or full ID, overlay address) and resolved by the backend; an ambiguous name is localapi.Ambiguous.
+type Backend interface {
+	// Status never fails for lack of a mesh or a quorum: it says so in the answer.
+	Status(ctx context.Context) (*Status, error)
+	Members(ctx context.Context) (*MemberList, error)
+	Coordinators(ctx context.Context) (*CoordinatorList, error)
+
+	Invite(ctx context.Context, r InviteRequest) (*Invite, error)
+	Invitations(ctx context.Context) (*InvitationList, error)
+	CancelInvitation(ctx context.Context, id string) error
+	Revoke(ctx context.Context, r RevokeRequest) (*Revoked, error)
+
+	// Ping sends r.Count echoes and calls emit for each, answered or lost, in order. It returns early with emit's error.
+	Ping(ctx context.Context, r PingRequest, emit func(PingReply) error) error
+	// Wait returns nil once this node is online and r.Node, when named, answers through the overlay.
+	Wait(ctx context.Context, r WaitRequest) error
+	// Doctor gives what only the node knows; checks of the host are made by the command itself.
+	Doctor(ctx context.Context) (*Doctor, error)
+
+	// Enter brings a node that is in no mesh into one, and returns when it is online. On a member it is harmless if the entry names the
+	// same mesh, and fails otherwise.
+	Enter(ctx context.Context, e Entry) error
+	// Down begins the graceful stop, duties handed over first, and returns when Run is about to end.
+	Down(ctx context.Context) error
+	// Leave gives the membership up for good, then stops like Down.
+	Leave(ctx context.Context) error
+
+	Version(ctx context.Context) (*Version, error)
+	// Metrics writes the Prometheus text exposition.
+	Metrics(ctx context.Context, w io.Writer) error
+}
