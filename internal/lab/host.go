@@ -1,0 +1,133 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ownSession keeps a child out of the terminal's signals and gives it a process group to kill.
+var ownSession = &syscall.SysProcAttr{Setsid: true}
+
+// Host is one machine: a network namespace with a cable to the bridge.
+type Host struct {
+	Name      string
+	Namespace string
+	IPv4      netip.Addr // 192.0.2.n
+	IPv6      netip.Addr // 2001:db8:1ab::n
+	lab       *Lab
+	port      string // its cable's other end, on the bridge
+}
+
+// Command prepares a command that runs on the host.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	if path := Find(name); path != "" {
+		name = path
+	}
+	cmd := exec.CommandContext(ctx, Find("ip"), append([]string{"netns", "exec", h.Namespace, name}, args...)...)
+	cmd.WaitDelay = time.Second // a grandchild that holds the pipe must not hold us
+	return cmd
+}
+
+// Run executes a command on the host and returns what it printed to both outputs.
+func (h *Host) Run(name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	out, err := h.Command(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %s %v: %w: %s", h.Name, name, args, err, out)
+	}
+	return string(out), err
+}
+
+// Start runs a command on the host in the background; it is killed at cleanup.
+func (h *Host) Start(name string, args ...string) *Process {
+	h.lab.t.Helper()
+	return h.lab.start(h.Name, h.Command(context.Background(), name, args...))
+}
+
+// StartWith is Start with extra environment variables (NAME=value).
+func (h *Host) StartWith(env []string, name string, args ...string) *Process {
+	h.lab.t.Helper()
+	cmd := h.Command(context.Background(), name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	return h.lab.start(h.Name, cmd)
+}
+
+// Cut pulls the cable at the switch; Restore plugs it in again. The host sees its carrier go.
+func (h *Host) Cut()     { h.lab.must("ip", "-n", h.lab.sw, "link", "set", h.port, "down") }
+func (h *Host) Restore() { h.lab.must("ip", "-n", h.lab.sw, "link", "set", h.port, "up") }
+
+// Do runs f with this goroutine's thread inside the host's network namespace: sockets that f
+// itself opens (not goroutines it starts) belong to the host and stay so.
+func (h *Host) Do(f func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		// The thread is never unlocked: it dies with this goroutine, so nobody inherits
+		// the wrong namespace even if f panics.
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			// The main thread is what "ip netns pids" looks at, and it cannot end: as
+			// long as we hold it, a second goroutine gets another one.
+			defer runtime.UnlockOSThread()
+			result <- h.Do(f)
+			return
+		}
+		ns, err := os.Open("/run/netns/" + h.Namespace)
+		if err != nil {
+			result <- err
+			return
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("entering namespace %s: %w", h.Namespace, err)
+			return
+		}
+		result <- f()
+	}()
+	return <-result
+}
+
+// Listen opens a TCP listener on the host; "addr:0" picks a port.
+func (h *Host) Listen(addr string) (net.Listener, error) {
+	var l net.Listener
+	err := h.Do(func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
+	return l, err
+}
+
+// Dial connects from the host. The address must be literal: names would be resolved elsewhere.
+func (h *Host) Dial(network, addr string, timeout time.Duration) (net.Conn, error) {
+	var c net.Conn
+	err := h.Do(func() (err error) {
+		// No happy eyeballs: one socket, opened by this very thread.
+		c, err = (&net.Dialer{Timeout: timeout, FallbackDelay: -1}).Dial(network, addr)
+		return err
+	})
+	return c, err
+}
+
+// Ping sends one echo request a time from the host until one is answered or the time is over.
+func (h *Host) Ping(to netip.Addr, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	for {
+		out, err := h.Command(ctx, "ping", "-n", "-c", "1", "-W", "1", to.String()).CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: no ping reply from %s within %s: %s", h.Name, to, timeout, out)
+		}
+	}
+}
