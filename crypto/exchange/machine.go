@@ -1,0 +1,196 @@
+package exchange
+
+import (
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cloudflare/circl/kem/xwing"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// pskLabel and confirmLabel separate what is derived here from all else, and from each other.
+const (
+	pskLabel     = "phantommesh psk v1"
+	confirmLabel = "phantommesh psk confirm v1"
+)
+
+// Why a message was not taken. The machine is unchanged after any of them but [ErrConfirm].
+var (
+	// ErrYield: both sides have offered, and the offer that is here goes on. Who sent the other waits for it.
+	ErrYield = errors.New("exchange: crossing offers, the other one goes on")
+	// ErrStale: for an epoch that has passed.
+	ErrStale = errors.New("exchange: epoch has passed")
+	// ErrUnexpected: an answer to nothing that was asked.
+	ErrUnexpected = errors.New("exchange: unexpected message")
+	// ErrConfirm: the peer derived another key: its messages were tampered with, or it is another version. The epoch is given up.
+	ErrConfirm = errors.New("exchange: the peer holds another key")
+)
+
+// PSK is the preshared key of a tunnel for one epoch. It redacts itself in fmt and slog.
+type PSK [32]byte
+
+// String hides the key.
+func (PSK) String() string { return "PSK" }
+
+// GoString hides the key.
+func (PSK) GoString() string { return "PSK" }
+
+// key is a PSK and its epoch; the zero value is none.
+type key struct {
+	psk   PSK
+	epoch uint64
+}
+
+// Machine agrees on keys with one peer.
+type Machine struct {
+	our, their identity.NodeID
+	rand       io.Reader
+
+	current, previous key
+
+	// Ours that waits for an Accept; offered is 0 if there is none.
+	offered uint64
+	private [xwing.PrivateKeySize]byte
+	refused bool // a crossing offer has been refused for it already
+
+	// Theirs that waits for a Confirm.
+	pending key
+}
+
+// New gives the machine for the pair of nodes, with no key yet.
+func New(our, their identity.NodeID, rand io.Reader) *Machine {
+	return &Machine{our: our, their: their, rand: rand}
+}
+
+// Start begins the epoch after the highest that is known here and gives the offer to send. An offer of ours that still waits is given up.
+func (m *Machine) Start() (Offer, error) {
+	private, public, err := xwing.GenerateKeyPairPacked(m.rand)
+	if err != nil {
+		return Offer{}, fmt.Errorf("exchange: randomness: %w", err)
+	}
+	defer clear(private)
+	o := Offer{Epoch: max(m.current.epoch, m.offered, m.pending.epoch) + 1, Fresh: m.current.epoch == 0}
+	copy(o.PublicKey[:], public)
+	copy(m.private[:], private)
+	m.offered, m.refused = o.Epoch, false
+	return o, nil
+}
+
+// Abandon gives up an offer of ours that waits, after its stream has failed, so that it does not stand in the way of the peer's.
+func (m *Machine) Abandon() {
+	m.offered, m.refused = 0, false
+	clear(m.private[:])
+}
+
+// HandleOffer answers an offer of the peer. The key it makes is pending: it becomes current with the Confirm. It returns [ErrYield] when our own
+// offer goes on instead, and [ErrStale] for an epoch that has passed (unless the peer says that it begins afresh).
+func (m *Machine) HandleOffer(o Offer, exporter [32]byte) (Accept, error) {
+	if !o.Fresh && o.Epoch <= m.current.epoch {
+		return Accept{}, fmt.Errorf("%w: offer of %d, current is %d", ErrStale, o.Epoch, m.current.epoch)
+	}
+	if m.offered != 0 && m.our.Compare(m.their) < 0 && !m.refused {
+		// Refused once: a peer that offers again has waited for ours in vain, so ours is lost.
+		m.refused = true
+		return Accept{}, ErrYield
+	}
+	var seed [xwing.EncapsulationSeedSize]byte
+	if _, err := io.ReadFull(m.rand, seed[:]); err != nil {
+		return Accept{}, fmt.Errorf("exchange: randomness: %w", err)
+	}
+	defer clear(seed[:])
+	secret, ciphertext, err := xwing.Encapsulate(o.PublicKey[:], seed[:])
+	if err != nil {
+		return Accept{}, fmt.Errorf("%w: public key: %w", ErrMessage, err)
+	}
+	defer clear(secret)
+	m.Abandon()
+	m.pending = key{psk: m.derive(secret, exporter, o.Epoch), epoch: o.Epoch}
+	a := Accept{Epoch: o.Epoch}
+	copy(a.Ciphertext[:], ciphertext)
+	return a, nil
+}
+
+// HandleAccept takes the answer to our offer. The key is current afterwards, and the Confirm is to be sent. A ciphertext that was tampered with gives
+// a key that the peer does not have: it shows in the peer's [ErrConfirm].
+func (m *Machine) HandleAccept(a Accept, exporter [32]byte) (Confirm, error) {
+	if m.offered == 0 || a.Epoch != m.offered {
+		return Confirm{}, fmt.Errorf("%w: accept of epoch %d, offered is %d", ErrUnexpected, a.Epoch, m.offered)
+	}
+	secret := xwing.Decapsulate(a.Ciphertext[:], m.private[:])
+	defer clear(secret)
+	m.Abandon()
+	m.promote(key{psk: m.derive(secret, exporter, a.Epoch), epoch: a.Epoch})
+	return Confirm{Epoch: a.Epoch, MAC: m.current.confirm()}, nil
+}
+
+// HandleConfirm makes the pending key current. On [ErrConfirm] the pending key is wiped.
+func (m *Machine) HandleConfirm(c Confirm) error {
+	if m.pending.epoch == 0 || c.Epoch != m.pending.epoch {
+		return fmt.Errorf("%w: confirm of epoch %d, pending is %d", ErrUnexpected, c.Epoch, m.pending.epoch)
+	}
+	want := m.pending.confirm()
+	if !hmac.Equal(want[:], c.MAC[:]) {
+		m.pending = key{}
+		return ErrConfirm
+	}
+	m.promote(m.pending)
+	return nil
+}
+
+// promote makes k current. What waits for an epoch that k has overtaken is wiped.
+func (m *Machine) promote(k key) {
+	m.previous = m.current
+	m.current, m.pending = k, key{}
+}
+
+// Current gives the key in force and its epoch; ok is false before the first.
+func (m *Machine) Current() (psk PSK, epoch uint64, ok bool) {
+	return m.current.psk, m.current.epoch, m.current.epoch != 0
+}
+
+// Previous gives the key before the current one: a peer may hold on to it until it has seen the new one at work.
+func (m *Machine) Previous() (psk PSK, epoch uint64, ok bool) {
+	return m.previous.psk, m.previous.epoch, m.previous.epoch != 0
+}
+
+// Wipe forgets every key. The next offer is a fresh one.
+func (m *Machine) Wipe() {
+	m.Abandon()
+	m.current, m.previous, m.pending = key{}, key{}, key{}
+}
+
+// derive gives HKDF-SHA256 (RFC 5869) with
+//
+//	ikm  = X-Wing secret 32 | TLS exporter 32
+//	salt = "phantommesh psk v1"
+//	info = lower node ID 32 | higher node ID 32 | epoch 8
+func (m *Machine) derive(secret []byte, exporter [32]byte, epoch uint64) PSK {
+	ikm := make([]byte, 0, 64)
+	ikm = append(append(ikm, secret...), exporter[:]...)
+	defer clear(ikm)
+	low, high := m.our, m.their
+	if low.Compare(high) > 0 {
+		low, high = high, low
+	}
+	info := append(append(make([]byte, 0, 72), low[:]...), high[:]...)
+	info = binary.BigEndian.AppendUint64(info, epoch)
+	out, err := hkdf.Key(sha256.New, ikm, []byte(pskLabel), string(info), len(PSK{}))
+	if err != nil {
+		panic("exchange: derive: " + err.Error())
+	}
+	return PSK(out)
+}
+
+// confirm is an HMAC under the key over a label and the epoch. It tells nothing of the key to who does not have it.
+func (k key) confirm() [32]byte {
+	h := hmac.New(sha256.New, k.psk[:])
+	h.Write([]byte(confirmLabel))
+	h.Write(binary.BigEndian.AppendUint64(nil, k.epoch))
+	return [32]byte(h.Sum(nil))
+}
