@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,11 @@ type caller struct {
 
 // credentials asks the kernel. Not even a caller with the socket's descriptor can lie here.
 func credentials(c net.Conn) (caller, error) {
-	raw, err := c.(*net.UnixConn).SyscallConn()
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return caller{}, errors.New("not a unix socket")
+	}
+	raw, err := u.SyscallConn()
 	if err != nil {
 		return caller{}, err
 	}

@@ -30,6 +30,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 	// Read once, now: by the next request the process on the other end may have become another.
 	who, err := credentials(c)
+	// Over TCP there is nobody to know; what is served there asks for no one.
 	return &knownConn{Conn: c, who: who, known: err == nil, release: sync.OnceFunc(func() { <-l.slots })}, nil
 }
 

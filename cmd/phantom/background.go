@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/phantommesh/phantommesh/api"
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+)
+
+// background is a node process this command started.
+type background struct {
+	client *api.Client
+	cmd    *exec.Cmd
+
+	serving chan struct{} // closed when the node answers on its control socket
+	ended   chan struct{} // closed when the process is gone
+	cause   *localapi.Failure
+}
+
+// start says how to start a node process. The entry travels through the child's stdin, never through its arguments or environment, where
+// every user of the machine could read a token.
+type start struct {
+	args     []string // after "phantom run"
+	settings config.Settings
+	entry    localapi.Entry
+	attached bool // dies with this process; otherwise it outlives this process and its terminal
+}
+
+// childStatusFD is the first descriptor after stdin, stdout and stderr: os/exec puts ExtraFiles there.
+const childStatusFD = 3
+
+// startNode starts "phantom run" in a process of its own. Wait on serving and ended, and read cause after ended.
+func startNode(s start) (*background, error) {
+	failed := func(err error) (*background, error) {
+		return nil, localapi.Fail(localapi.Failed, "cannot start the node", err, "try phantom run to see it in the foreground")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return failed(err)
+	}
+	statusRead, statusWrite, err := os.Pipe()
+	if err != nil {
+		return failed(err)
+	}
+	defer statusWrite.Close()
+	entry, err := json.Marshal(s.entry)
+	if err != nil {
+		statusRead.Close()
+		return failed(err)
+	}
+	args := append([]string{"phantom", "run", "--state", s.settings.State, "--status-fd", strconv.Itoa(childStatusFD)}, s.args...)
+	cmd := &exec.Cmd{Path: self, Args: args, Dir: "/", Stdin: strings.NewReader(string(entry)), ExtraFiles: []*os.File{statusWrite}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: !s.attached}
+	if s.attached {
+		cmd.SysProcAttr.Setpgid = true // Ctrl-C is ours to answer: the node is told to stop in order
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+		cmd.Env = withoutSettings(os.Environ())
+	}
+	if err := cmd.Start(); err != nil {
+		statusRead.Close()
+		return failed(err)
+	}
+	b := &background{client: api.NewClient(s.settings.Socket()), cmd: cmd, serving: make(chan struct{}), ended: make(chan struct{})}
+	go b.watch(statusRead, s.settings.LogFile())
+	return b, nil
+}
+
+// withoutSettings keeps what the user set for a node of their own away from a node that is told everything.
+func withoutSettings(env []string) []string {
+	return slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "PHANTOM_") })
+}
+
+// watch reads the status pipe until the process ends, and keeps what it died of.
+func (b *background) watch(pipe *os.File, log string) {
+	defer pipe.Close()
+	var failure *localapi.Failure
+	serving := sync.OnceFunc(func() { close(b.serving) })
+	readReport(pipe, func(l reportLine) {
+		if l.Serving {
+			serving()
+		}
+		if l.Failure != nil {
+			failure = l.Failure
+		}
+	})
+	err := b.cmd.Wait()
+	if failure == nil {
+		why := "it stopped without saying why"
+		if err != nil {
+			why = err.Error()
+		}
+		failure = &localapi.Failure{Class: localapi.Failed, What: "the node ended", Why: why, Next: "its log is " + log}
+	}
+	b.cause = failure
+	close(b.ended)
+}
+
+// online returns when the node is online in its mesh, or with what it died of.
+func (b *background) online(ctx context.Context) error {
+	select {
+	case <-b.serving:
+	case <-b.ended:
+		return b.cause
+	case <-ctx.Done():
+		return notOnline(ctx)
+	}
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- b.client.Wait(waiting, api.WaitRequest{}) }()
+	select {
+	case err := <-done:
+		if err == nil {
+			return nil
+		}
+		return b.better(ctx, err)
+	case <-b.ended:
+		cancel()
+		<-done
+		return b.cause
+	}
+}
+
+// better prefers what the node died of to what its dying looked like from outside.
+func (b *background) better(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return notOnline(ctx)
+	}
+	const dying = 2 * time.Second
+	t := time.NewTimer(dying)
+	defer t.Stop()
+	select {
+	case <-b.ended:
+		return b.cause
+	case <-t.C:
+		return err
+	}
+}
+
+func notOnline(ctx context.Context) error {
+	if ctx.Err() == context.DeadlineExceeded {
+		return &localapi.Failure{Class: localapi.TimedOut, What: "the node is not online yet", Why: "the time is over",
+			Next: "phantom doctor finds the reason; give it longer with --timeout"}
+	}
+	return &localapi.Failure{Class: localapi.Failed, What: "interrupted"}
+}
+
+// stop ends the process: in order if it can, by force if it takes too long. It returns when the process is gone.
+func (b *background) stop() {
+	_ = b.cmd.Process.Signal(syscall.SIGTERM)
+	t := time.NewTimer(stopGrace + time.Second)
+	defer t.Stop()
+	select {
+	case <-b.ended:
+	case <-t.C:
+		_ = b.cmd.Process.Kill()
+		<-b.ended
+	}
+}
+
+// childArgs are the flags the background node needs besides its saved settings.
+func (a *app) childArgs() []string {
+	if a.configFile == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(a.configFile)
+	if err != nil {
+		abs = a.configFile
+	}
+	return []string{"--config", abs}
+}
+
+// progress writes what happens to a person's terminal, and nothing to a script's.
+func (a *app) progress(format string, args ...any) {
+	if isTerminal(a.stderr) {
+		fmt.Fprintf(a.stderr, format, args...)
+	}
+}

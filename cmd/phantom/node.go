@@ -1,0 +1,26 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/phantommesh/phantommesh/api"
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+)
+
+// runner is a node as this command sees it: it runs until it is told to stop, and answers questions meanwhile.
+type runner interface {
+	api.Backend
+	// Run serves until the context ends or Down or Leave was asked, then stops gracefully. Nil: it stopped because it was told to.
+	Run(ctx context.Context) error
+}
+
+// newNode makes the node of a state folder and takes the folder's lock. A zero entry on a folder without a mesh makes a node that waits for
+// Backend.Enter. It is a variable so that the tests of the command line can run without a network.
+var newNode = func(config.Settings, localapi.Entry, *slog.Logger) (runner, error) {
+	return nil, &localapi.Failure{Class: localapi.Failed, What: "this build has no node in it"}
+}
+
+// checkState looks at the files of a state folder while no node runs; doctor asks.
+var checkState = func(dir string) []api.Finding { return nil }

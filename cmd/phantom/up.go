@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/phantommesh/phantommesh/api"
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+)
+
+// upTimeout: a join takes a second; a cold machine behind a slow network takes ten.
+const upTimeout = time.Minute
+
+func (a *app) upVerb() *cobra.Command {
+	var mesh string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "make this machine part of a mesh: find one, or found one",
+		Long: "Starts the node in the background, finds a mesh on the LAN or founds one, and waits until it is online.\n" +
+			"On a machine that is in a mesh already it starts the node again with the settings it was given before; flags change them,\n" +
+			"an empty value (--region=) forgets one.",
+		Args: cobra.NoArgs,
+	}
+	flags := addSettings(cmd)
+	cmd.Flags().StringVar(&mesh, "new", "", "found a mesh of this `NAME` without looking for one")
+	cmd.Flags().DurationVar(&timeout, "timeout", upTimeout, "how long to wait until it is online")
+	cmd.RunE = action(func(cmd *cobra.Command, _ []string) error {
+		entry := localapi.Entry{Found: true}
+		if cmd.Flags().Changed("new") {
+			mesh = strings.ToLower(mesh)
+			if err := config.CheckLabel(mesh); err != nil {
+				return wrongUsage("bad --new %q: %v", mesh, err)
+			}
+			entry = localapi.Entry{New: mesh}
+		}
+		return a.up(cmd.Context(), upRequest{entry: entry, flags: flags.layer(), timeout: timeout})
+	})
+	return a.jsonFlag(cmd)
+}
+
+// upRequest is what up and join were asked for.
+type upRequest struct {
+	entry   localapi.Entry
+	meshID  string // the mesh of the token; empty: any
+	flags   config.Layer
+	timeout time.Duration
+}
+
+// up brings the node up and prints where it is.
+//
+//  1. The settings are resolved and checked before anything is touched.
+//  2. A node that runs is left alone, told to enter, or restarted with the new settings.
+//  3. Otherwise the service manager or this command starts one.
+func (a *app) up(ctx context.Context, r upRequest) error {
+	if r.timeout <= 0 {
+		return wrongUsage("--timeout must be more than nothing")
+	}
+	settings, saved, err := a.nodeSettings(r.flags)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	merged := saved.With(r.flags)
+	u := &bringUp{app: a, request: r, settings: settings, client: api.NewClient(settings.Socket()), changed: !merged.Equal(saved)}
+	status, err := u.client.Status(ctx)
+	var f *localapi.Failure
+	running := err == nil
+	if err != nil && !(errors.As(err, &f) && f.Class == localapi.NotRunning) {
+		return err
+	}
+	if running {
+		if err := sameMesh(status, r); err != nil {
+			return err
+		}
+	}
+	if err := prepareState(settings.State); err != nil {
+		return err
+	}
+	if u.changed {
+		if err := config.WriteSaved(settings.SavedFile(), merged); err != nil {
+			return localapi.Fail(localapi.Failed, "cannot keep the settings", err, "check the space and the permissions of "+settings.State)
+		}
+	}
+	if running {
+		err = u.again(ctx, status)
+	} else {
+		err = u.start(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return u.tell(ctx)
+}
+
+// sameMesh refuses to bring a member of one mesh into another: that would throw its identity there away.
+func sameMesh(s *api.Status, r upRequest) error {
+	other := s.Mesh.ID != "" && (r.meshID != "" && r.meshID != s.Mesh.ID || r.entry.New != "" && r.entry.New != s.Mesh.Name)
+	if !other {
+		return nil
+	}
+	return &localapi.Failure{Class: localapi.Failed, What: "this node is in another mesh", Why: "it is a member of " + s.Mesh.Name,
+		Next: "phantom leave gives that up for good; --state DIR gives the other mesh a node of its own"}
+}
+
+// bringUp is one run of up or join.
+type bringUp struct {
+	app      *app
+	request  upRequest
+	settings config.Settings
+	client   *api.Client
+	changed  bool // the settings differ from those the node was started with
+}
+
+// again deals with a node that runs.
+func (u *bringUp) again(ctx context.Context, s *api.Status) error {
+	if !u.changed {
+		if s.Mesh.ID == "" {
+			return u.client.Enter(ctx, u.request.entry)
+		}
+		return u.client.Wait(ctx, api.WaitRequest{})
+	}
+	p, err := u.client.Process(ctx)
+	if err != nil {
+		return err
+	}
+	switch p.Manner {
+	case localapi.MannerBackground:
+		u.app.progress("restarting the node with its new settings\n")
+		if err := u.client.Stopped(ctx, u.client.Down); err != nil {
+			return err
+		}
+		return u.startBackground(ctx)
+	case localapi.MannerService:
+		if err := startService(ctx, "restart"); err != nil {
+			return err
+		}
+		return u.enter(ctx)
+	}
+	fmt.Fprintln(u.app.stderr, "# the settings are kept; the node runs in the foreground and takes them when you start it again")
+	return u.enter(ctx)
+}
+
+// start starts a node where none runs.
+func (u *bringUp) start(ctx context.Context) error {
+	if !u.app.hasService(u.settings) {
+		return u.startBackground(ctx)
+	}
+	if err := startService(ctx, "start"); err != nil {
+		return err
+	}
+	return u.enter(ctx)
+}
+
+// enter brings a node that runs into the mesh; on a member it only waits.
+func (u *bringUp) enter(ctx context.Context) error {
+	s, err := u.client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := sameMesh(s, u.request); err != nil {
+		return err
+	}
+	if s.Mesh.ID == "" {
+		return u.client.Enter(ctx, u.request.entry)
+	}
+	return u.client.Wait(ctx, api.WaitRequest{})
+}
+
+func (u *bringUp) startBackground(ctx context.Context) error {
+	b, err := startNode(start{args: u.app.childArgs(), settings: u.settings, entry: u.request.entry})
+	if err != nil {
+		return err
+	}
+	stopDots := u.app.dots("starting the node")
+	err = b.online(ctx)
+	stopDots()
+	if err == nil {
+		return nil
+	}
+	// A member stays up and keeps trying: what is missing may come back. Who never got in goes, so that the next try starts clean.
+	if ctx.Err() != nil && u.isMember() {
+		f := localapi.AsFailure(err)
+		f.Why, f.Next = "it runs and keeps trying", "see phantom status and phantom doctor"
+		return f
+	}
+	b.stop()
+	return err
+}
+
+func (u *bringUp) isMember() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	s, err := u.client.Status(ctx)
+	return err == nil && s.Mesh.ID != ""
+}
+
+// tell prints where the machine is now and the next step.
+func (u *bringUp) tell(ctx context.Context) error {
+	s, err := u.client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if u.app.json {
+		return u.app.printJSON(s)
+	}
+	w := u.app.stdout
+	fmt.Fprintf(w, "%s is %s in mesh %s\n", printable(s.Self.Name), printable(s.Self.State), printable(s.Mesh.Name))
+	fmt.Fprintf(w, "addresses  %s\n", printable(strings.Join(s.Self.Addresses, "  ")))
+	if len(s.Peers) == 0 {
+		fmt.Fprintf(w, "next       phantom invite, then phantom join TOKEN on another machine\n")
+		return nil
+	}
+	fmt.Fprintf(w, "next       phantom peers, or phantom ping %s\n", printable(s.Peers[0].Name))
+	return nil
+}
+
+// dots shows a person that something goes on. The function it returns ends them.
+func (a *app) dots(what string) func() {
+	if !isTerminal(a.stderr) {
+		return func() {}
+	}
+	fmt.Fprint(a.stderr, what)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		t := time.NewTicker(300 * time.Millisecond)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				fmt.Fprint(a.stderr, ".")
+			case <-stop:
+				fmt.Fprintln(a.stderr)
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
