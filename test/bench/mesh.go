@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/phantommesh/phantommesh/internal/lab"
+	"github.com/phantommesh/phantommesh/test/mesh"
+)
+
+const (
+	// idle is how long a mesh is left alone before its memory is read: longer than a
+	// garbage collection's forced interval would be waiting for nothing, shorter than a
+	// tunnel's idle drop.
+	idle = 20 * time.Second
+	// settled bounds waiting for votes to grow or for everybody to be alive.
+	settled = 60 * time.Second
+	// meshSize is the mesh of the promises on memory and failover.
+	meshSize = 5
+)
+
+// join measures machines that have the binary and a token and nothing else.
+func join(t *session, o options) {
+	l, nodes := mesh.Grow(t, 3)
+	token := nodes[0].Invite("--uses", strconv.Itoa(o.joins)).Token
+	to := nodes[0].Addresses()[0]
+	var verb, total []float64
+	for i := range o.joins {
+		host := l.Host(fmt.Sprintf("fresh%d", i))
+		t.step(func(t *session) {
+			n := mesh.New(t, l, host)
+			begin := time.Now()
+			t.must(n.Do("join", append([]string{token}, n.Flags...)...).Err())
+			verb = append(verb, millis(time.Since(begin)))
+			t.must(host.Ping(to, settled))
+			total = append(total, millis(time.Since(begin)))
+			t.must(n.Do("down").Err())
+		})
+	}
+	table("from starting `phantom join` on a fresh machine|ms", [][]string{
+		{"to its end", spread(verb, "%.0f")},
+		{"to the first ping reply", spread(total, "%.0f")},
+	})
+}
+
+// memory reads resident memory before and after every pair has a tunnel.
+func memory(t *session, _ options) {
+	_, nodes := mesh.Grow(t, meshSize)
+	mesh.Everybody(t, settled, nodes...)
+	time.Sleep(idle) // what is measured is idleness
+	without := residents(t, nodes)
+	for _, from := range nodes {
+		for _, to := range nodes {
+			if from != to {
+				t.must(from.Host.Ping(to.Addresses()[0], settled))
+			}
+		}
+	}
+	time.Sleep(idle)
+	table("node of an idle five-node mesh|resident MiB", [][]string{
+		{"no tunnel yet", spread(without, "%.1f")},
+		{"tunnels to all four others", spread(residents(t, nodes), "%.1f")},
+	})
+}
+
+// residents reads VmRSS of every node (proc(5), /proc/PID/status), in MiB.
+func residents(t *session, nodes []*mesh.Node) []float64 {
+	var all []float64
+	for _, n := range nodes {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.Process.PID()))
+		t.must(err)
+		_, rest, found := strings.Cut(string(b), "VmRSS:")
+		if !found {
+			t.Fatalf("%s: no VmRSS", n.Name)
+		}
+		kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+		t.must(err)
+		all = append(all, kib/1024)
+	}
+	return all
+}
+
+// failover kills the leader, again and again, of a mesh that grew its voters by itself.
+func failover(t *session, o options) {
+	_, nodes := mesh.Grow(t, meshSize)
+	mesh.Everybody(t, settled, nodes...)
+	var elected, decided []float64
+	for range o.kills {
+		mesh.Voters(t, nodes[0], meshSize, settled)
+		leader := mesh.Leader(t, nodes[0], nodes)
+		old := leader.Status().Self.ID
+		other := nodes[(slices.Index(nodes, leader)+1)%len(nodes)]
+		begin := time.Now()
+		leader.Kill()
+		t.must(lab.Eventually(settled, func() error {
+			c := other.Status().Coordinators
+			if c.Quorum && c.Leader != "" && c.Leader != old {
+				return nil
+			}
+			return fmt.Errorf("no new leader: %+v", c)
+		}))
+		elected = append(elected, millis(time.Since(begin)))
+		t.must(lab.Eventually(settled, func() error { return other.Do("invite", "--json").Err() }))
+		decided = append(decided, millis(time.Since(begin)))
+		leader.Start()
+		mesh.Everybody(t, settled, nodes...)
+	}
+	table("from kill -9 of the leader|ms", [][]string{
+		{"to another leader", spread(elected, "%.0f")},
+		{"to the next decision (an invitation) taken", spread(decided, "%.0f")},
+	})
+}

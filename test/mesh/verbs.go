@@ -1,0 +1,175 @@
+package mesh
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/phantommesh/phantommesh/internal/lab"
+)
+
+// Status is what the tests read of status --json.
+type Status struct {
+	Mesh struct{ ID, Name string }
+	Self struct {
+		ID, Name, Role, State string
+		Addresses             []netip.Addr
+	}
+	Coordinators struct {
+		Quorum bool
+		Leader string
+		Term   uint64
+		Voters []string
+	}
+	Peers []Peer
+}
+
+// Peer is one entry of status --json.
+type Peer struct {
+	ID, Name, State string
+	Addresses       []netip.Addr
+	Path            struct{ Kind, Endpoint string }
+	Tunnel          struct {
+		State       string
+		PostQuantum bool   `json:"post_quantum"`
+		PSKEpoch    uint64 `json:"psk_epoch"`
+	}
+}
+
+// Invite is what the tests read of invite --json.
+type Invite struct {
+	Token, ID string
+	Uses      int
+	Expires   time.Time
+}
+
+// Status asks the node how things are.
+func (n *Node) Status() Status {
+	n.t.Helper()
+	var s Status
+	n.Get(&s, "status")
+	return s
+}
+
+// Found makes the node found a mesh and waits until it is online.
+func (n *Node) Found(name string) {
+	n.t.Helper()
+	n.Must("up", "--new", name)
+	n.Online(startTimeout)
+}
+
+// Invite asks for a token.
+func (n *Node) Invite(args ...string) Invite {
+	n.t.Helper()
+	var i Invite
+	n.Get(&i, "invite", args...)
+	return i
+}
+
+// Join enrols the node and waits until it is online.
+func (n *Node) Join(token string) {
+	n.t.Helper()
+	n.Must("join", token)
+	n.Online(startTimeout)
+}
+
+// Online waits until the node says it is.
+func (n *Node) Online(timeout time.Duration) {
+	n.t.Helper()
+	if r := n.Do("wait", "--timeout", timeout.String()); r.Code != Done {
+		n.t.Fatalf("%s is not online: %v", n.Name, r.Err())
+	}
+}
+
+// Addresses are the node's own, IPv4 first.
+func (n *Node) Addresses() []netip.Addr {
+	n.t.Helper()
+	a := n.Status().Self.Addresses
+	if len(a) != 2 || !a[0].Is4() || !a[1].Is6() {
+		n.t.Fatalf("%s has addresses %v, want one IPv4 and one IPv6", n.Name, a)
+	}
+	return a
+}
+
+// Grow makes a lab of count hosts, a node on each, and one mesh of all: the first founds, the
+// others join one after another with the same invitation.
+func Grow(t lab.T, count int, flags ...string) (*lab.Lab, []*Node) {
+	t.Helper()
+	l := lab.New(t)
+	var nodes []*Node
+	for _, host := range l.AddHosts("n", count) {
+		nodes = append(nodes, Start(t, l, host, flags...))
+	}
+	nodes[0].Found("lab")
+	if count > 1 {
+		token := nodes[0].Invite("--uses", fmt.Sprint(count-1)).Token
+		for _, n := range nodes[1:] {
+			n.Join(token)
+		}
+	}
+	return l, nodes
+}
+
+// Everybody waits until each of these nodes sees all the others alive.
+func Everybody(t lab.T, timeout time.Duration, nodes ...*Node) {
+	t.Helper()
+	ids := map[string]string{}
+	for _, n := range nodes {
+		ids[n.Status().Self.ID] = n.Name
+	}
+	for _, n := range nodes {
+		err := lab.Eventually(timeout, func() error {
+			s := n.Status()
+			alive := map[string]bool{s.Self.ID: true}
+			for _, p := range s.Peers {
+				alive[p.ID] = p.State == "alive"
+			}
+			for id, name := range ids {
+				if !alive[id] {
+					return fmt.Errorf("%s does not see %s alive: %+v", n.Name, name, s.Peers)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+}
+
+// Leader returns the node that leads the coordinators, as the asked node sees it, once there is one.
+func Leader(t lab.T, asked *Node, nodes []*Node) *Node {
+	t.Helper()
+	var leader *Node
+	err := lab.Eventually(startTimeout, func() error {
+		s := asked.Status()
+		for _, n := range nodes {
+			if s.Coordinators.Quorum && n.Process.Running() && n.Status().Self.ID == s.Coordinators.Leader {
+				leader = n
+				return nil
+			}
+		}
+		return fmt.Errorf("%s sees no leader: %+v", asked.Name, s.Coordinators)
+	})
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	return leader
+}
+
+// Voters waits until the mesh has that many voters.
+func Voters(t lab.T, asked *Node, count int, timeout time.Duration) []string {
+	t.Helper()
+	var voters []string
+	err := lab.Eventually(timeout, func() error {
+		c := asked.Status().Coordinators
+		if voters = c.Voters; c.Quorum && len(voters) == count {
+			return nil
+		}
+		return fmt.Errorf("want %d voters: %+v", count, c)
+	})
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	return voters
+}
