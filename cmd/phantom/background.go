@@ -170,16 +170,22 @@ func (b *background) stop() {
 	}
 }
 
-// childArgs are the flags the background node needs besides its saved settings.
-func (a *app) childArgs() []string {
-	if a.configFile == "" {
-		return nil
+// childArgs repeats to the node what this command was told: flags win over a variable there too.
+func (a *app) childArgs(flags config.Layer) []string {
+	var args []string
+	if a.configFile != "" {
+		name, err := filepath.Abs(a.configFile)
+		if err != nil {
+			name = a.configFile // relative to a folder that is gone: the node says it cannot read it
+		}
+		args = append(args, "--config", name)
 	}
-	abs, err := filepath.Abs(a.configFile)
-	if err != nil {
-		abs = a.configFile
+	for _, k := range config.Keys {
+		if raw, given := flags[k.Name]; given {
+			args = append(args, "--"+k.Name+"="+strings.Join(raw.Words, ","))
+		}
 	}
-	return []string{"--config", abs}
+	return args
 }
 
 // progress writes what happens to a person's terminal, and nothing to a script's.

@@ -34,7 +34,11 @@ func (a *app) joinVerb() *cobra.Command {
 		}
 		token, err := invitation.Parse(text)
 		if err != nil {
-			return localapi.Fail(localapi.Usage, "this is no invitation", err, "paste the whole token, from pm1 on, as phantom invite printed it")
+			return localapi.Fail(localapi.Usage, "cannot join", err, "paste the whole token, from pm1 on, as phantom invite printed it")
+		}
+		// Blanks and line ends that a terminal put into it are gone in this form.
+		if text, err = token.Text(); err != nil {
+			return localapi.Fail(localapi.Usage, "cannot join", err, "ask for a new token: phantom invite")
 		}
 		return a.up(cmd.Context(), upRequest{
 			entry: localapi.Entry{Token: text}, meshID: token.Mesh.String(), flags: flags.layer(), timeout: timeout})

@@ -19,7 +19,14 @@ type words struct {
 }
 
 func (w *words) String() string { return "" }
-func (w *words) Type() string   { return w.key.Value }
+
+// Type is what help shows after the flag; a bool shows nothing.
+func (w *words) Type() string {
+	if w.key.IsSwitch() {
+		return "bool"
+	}
+	return w.key.Value
+}
 
 // Set keeps the last value of a flag that takes one, as every command does, and all of a list.
 func (w *words) Set(v string) error {

@@ -175,7 +175,7 @@ func (u *bringUp) enter(ctx context.Context) error {
 }
 
 func (u *bringUp) startBackground(ctx context.Context) error {
-	b, err := startNode(start{args: u.app.childArgs(), settings: u.settings, entry: u.request.entry})
+	b, err := startNode(start{args: u.app.childArgs(u.request.flags), settings: u.settings, entry: u.request.entry})
 	if err != nil {
 		return err
 	}

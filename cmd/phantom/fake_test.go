@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/phantommesh/phantommesh/api"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/crypto/invitation"
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+)
+
+// fakeNode is a node without a network: enough of a mesh for the command line to talk about. Its membership survives in the state folder.
+// The first byte of a token's mesh ID says how joining goes: r is refused, t takes forever, p fails for the port.
+type fakeNode struct {
+	settings config.Settings
+	entry    localapi.Entry
+	log      *slog.Logger
+	stop     chan struct{}
+	stopOnce sync.Once
+	online   chan struct{} // closed when in a mesh
+
+	mu          sync.Mutex
+	mesh        fakeMesh
+	invitations []api.Invitation
+}
+
+type fakeMesh struct{ ID, Name string }
+
+func newFakeNode(s config.Settings, e localapi.Entry, log *slog.Logger) (runner, error) {
+	if s.Port == 1 {
+		return nil, &localapi.Failure{Class: localapi.Failed, What: "UDP port 1 is in use", Next: "choose another with --port"}
+	}
+	n := &fakeNode{settings: s, entry: e, log: log, stop: make(chan struct{}), online: make(chan struct{})}
+	if b, err := os.ReadFile(n.file()); err == nil {
+		if err := json.Unmarshal(b, &n.mesh); err != nil {
+			return nil, fmt.Errorf("%s is damaged: %w", n.file(), err)
+		}
+		close(n.online)
+	}
+	return n, nil
+}
+
+func (n *fakeNode) file() string { return filepath.Join(n.settings.State, "mesh.json") }
+
+func (n *fakeNode) Run(ctx context.Context) error {
+	n.log.Info("fake node runs", "entry", n.entry)
+	if !n.isOnline() && !n.entry.IsZero() {
+		if err := n.Enter(ctx, n.entry); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-ctx.Done():
+	case <-n.stop:
+	}
+	return nil
+}
+
+func (n *fakeNode) isOnline() bool {
+	select {
+	case <-n.online:
+		return true
+	default:
+		return false
+	}
+}
+
+func (n *fakeNode) Enter(ctx context.Context, e localapi.Entry) error {
+	m := fakeMesh{ID: "mesh-" + e.New, Name: e.New}
+	if e.Found {
+		m = fakeMesh{ID: "mesh-found", Name: "found"}
+	}
+	if e.Token != "" {
+		t, err := invitation.Parse(e.Token)
+		if err != nil {
+			return err
+		}
+		switch t.Mesh[0] {
+		case 'r':
+			return &localapi.Failure{Class: localapi.Refused, What: "the mesh did not let this machine in", Why: "the invitation is used up", Next: "ask a member for a new one: phantom invite"}
+		case 't':
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		m = fakeMesh{ID: t.Mesh.String(), Name: "lab"}
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(n.file(), b, 0o600); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.mesh = m
+	n.mu.Unlock()
+	close(n.online)
+	return nil
+}
+
+func (n *fakeNode) Status(context.Context) (*api.Status, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := &api.Status{Mesh: api.Mesh{ID: n.mesh.ID, Name: n.mesh.Name}, Self: api.Self{ID: "n-" + strings.Repeat("a", 52), Name: n.settings.Name,
+		Region: n.settings.Region, State: localapi.StateOffline, NAT: "unknown"}}
+	if n.mesh.ID != "" {
+		s.Self.State, s.Self.Role, s.Self.Addresses = localapi.StateOnline, localapi.RoleCoordinator, []string{"10.86.0.1", "fd00::1"}
+		s.Coordinators = api.Coordinators{Quorum: true, Leader: s.Self.ID, Term: 1, Voters: []string{s.Self.ID}}
+		s.Peers = []api.Peer{fakePeer}
+	}
+	return s, nil
+}
+
+var fakePeer = api.Peer{ID: "n-" + strings.Repeat("b", 52), Name: "nas", Addresses: []string{"10.86.0.2", "fd00::2"}, Region: "home", State: "alive",
+	Path:   api.Path{Kind: localapi.PathDirect, Endpoint: "192.0.2.9:51820", RTTMs: 0.41, MTU: 1420},
+	Tunnel: api.Tunnel{State: localapi.TunnelUp, PostQuantum: true, PSKEpoch: 12, RxBytes: 1 << 20, TxBytes: 512}}
+
+func (n *fakeNode) Members(context.Context) (*api.MemberList, error) {
+	return &api.MemberList{Members: []api.Member{{ID: fakePeer.ID, Name: "nas", Addresses: fakePeer.Addresses, Region: "home", State: localapi.MemberActive,
+		NotAfter: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}}}, nil
+}
+
+func (n *fakeNode) Coordinators(context.Context) (*api.CoordinatorList, error) {
+	return &api.CoordinatorList{Quorum: true, Leader: fakePeer.ID, Term: 3,
+		Voters: []api.Voter{{ID: fakePeer.ID, Name: "nas", Since: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}}}, nil
+}
+
+func (n *fakeNode) Invite(_ context.Context, r api.InviteRequest) (*api.Invite, error) {
+	text, err := invitation.Token{Mesh: identity.MeshID{'l'}, Members: []invitation.Member{{}}}.Text()
+	if err != nil {
+		return nil, err
+	}
+	i := api.Invitation{ID: "0123456789abcdef", Uses: r.Uses, Expires: time.Now().Add(r.Expires).UTC(), State: "open", Name: r.Name, Tags: r.Tags}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.invitations = append(n.invitations, i)
+	return &api.Invite{Token: text, ID: i.ID, Uses: i.Uses, Expires: i.Expires}, nil
+}
+
+func (n *fakeNode) Invitations(context.Context) (*api.InvitationList, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &api.InvitationList{Invitations: n.invitations}, nil
+}
+
+func (n *fakeNode) CancelInvitation(_ context.Context, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.invitations {
+		if n.invitations[i].ID == id {
+			n.invitations[i].State = "cancelled"
+			return nil
+		}
+	}
+	return &localapi.Failure{Class: localapi.Failed, What: "no invitation " + id, Next: "phantom invitations lists them"}
+}
+
+func (n *fakeNode) find(name string) (api.Peer, error) {
+	switch name {
+	case "nas", fakePeer.ID, "10.86.0.2":
+		return fakePeer, nil
+	case "n":
+		return api.Peer{}, localapi.Ambiguous("n", []string{"nas n-bbbbbbbb 10.86.0.2", "net n-cccccccc 10.86.0.3"})
+	}
+	return api.Peer{}, localapi.UnknownNode(name)
+}
+
+func (n *fakeNode) Revoke(_ context.Context, r api.RevokeRequest) (*api.Revoked, error) {
+	p, err := n.find(r.Node)
+	if err != nil {
+		return nil, err
+	}
+	return &api.Revoked{ID: p.ID, Name: p.Name}, nil
+}
+
+func (n *fakeNode) Ping(ctx context.Context, r api.PingRequest, emit func(api.PingReply) error) error {
+	lost := r.Node == "lost"
+	p := fakePeer
+	if !lost {
+		var err error
+		if p, err = n.find(r.Node); err != nil {
+			return err
+		}
+	}
+	for i := range r.Count {
+		reply := api.PingReply{Sequence: i + 1, Node: p.ID, Name: p.Name, Address: p.Addresses[0], Path: p.Path, TimeMs: float64(i + 1), Lost: lost}
+		if err := emit(reply); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *fakeNode) Wait(ctx context.Context, r api.WaitRequest) error {
+	select {
+	case <-n.online:
+	case <-n.stop:
+		return errors.New("stopping")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if r.Node == "" {
+		return nil
+	}
+	_, err := n.find(r.Node)
+	return err
+}
+
+func (n *fakeNode) Doctor(context.Context) (*api.Doctor, error) {
+	return &api.Doctor{OK: true, Findings: []api.Finding{fine("quorum", "the coordinators have a quorum")}}, nil
+}
+
+func (n *fakeNode) Down(context.Context) error {
+	n.stopOnce.Do(func() { close(n.stop) })
+	return nil
+}
+
+func (n *fakeNode) Leave(ctx context.Context) error {
+	if err := os.Remove(n.file()); err != nil {
+		return err
+	}
+	return n.Down(ctx)
+}
+
+func (n *fakeNode) Version(context.Context) (*api.Version, error) {
+	return &api.Version{Version: "fake"}, nil
+}
+
+func (n *fakeNode) Metrics(_ context.Context, w io.Writer) error {
+	_, err := fmt.Fprintf(w, "phantom_build_info{version=\"fake\"} 1\n")
+	return err
+}
