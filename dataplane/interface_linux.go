@@ -1,0 +1,164 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// hostTUN is a Linux TUN interface with our addresses and routes. The kernel removes all of it when the device is closed, even if
+// this process is killed.
+type hostTUN struct {
+	tun.Device
+	addresses []netip.Prefix
+	routes    []netlink.Route
+}
+
+// OpenTUN makes a TUN interface, gives it the addresses, brings it up and leads the routes to it. An empty name is DefaultName, an
+// MTU of zero DefaultMTU. IPv6 addresses and routes are left out where the host has IPv6 switched off. It needs CAP_NET_ADMIN; its
+// errors are *InterfaceError with ErrNoPermission, ErrNameInUse or ErrNoTUN. Closing it leaves the host as it was.
+func OpenTUN(name string, addresses, routes []netip.Prefix, mtu int) (Interface, error) {
+	if name == "" {
+		name = DefaultName
+	}
+	if _, err := netlink.LinkByName(name); err == nil {
+		return nil, &InterfaceError{Name: name, Kind: ErrNameInUse, Err: os.ErrExist,
+			Next: "choose another name with --tun, or find out which program made it: ip -d link show " + name}
+	}
+	dev, err := tun.CreateTUN(name, mtuOrDefault(mtu))
+	if err != nil {
+		return nil, explainTUN(name, err)
+	}
+	// What CreateTUN reports first is that the link is up or down: nobody waits for that.
+	h := &hostTUN{Device: dev, addresses: addresses}
+	if err := h.configure(name, routes); err != nil {
+		_ = h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// explainTUN turns what the system says into what a person can do.
+func explainTUN(name string, err error) error {
+	e := &InterfaceError{Name: name, Err: err}
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		e.Kind = ErrNoPermission
+		e.Next = "run as root or give the program CAP_NET_ADMIN (a container needs --cap-add NET_ADMIN and --device /dev/net/tun); " +
+			"without that right use --tun userspace"
+	case errors.Is(err, unix.EBUSY):
+		e.Kind = ErrNameInUse
+		e.Next = "another program holds it; choose another name with --tun"
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO), missingDevice():
+		e.Kind = ErrNoTUN
+		e.Next = "load the module (modprobe tun), or in a container pass --device /dev/net/tun; else use --tun userspace"
+	}
+	return e
+}
+
+// missingDevice: CreateTUN reports a missing device file as text only.
+func missingDevice() bool {
+	_, err := os.Stat("/dev/net/tun")
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return &InterfaceError{Name: name, Err: err}
+	}
+	v6 := ipv6On(name)
+	for _, a := range h.addresses {
+		if a.Addr().Is6() && !v6 {
+			continue
+		}
+		addr := &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NODAD} // we are alone on this link
+		if err := netlink.AddrReplace(link, addr); err != nil {
+			return h.failed(name, fmt.Sprintf("add address %s", a), err)
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return h.failed(name, "bring it up", err)
+	}
+	for _, r := range routes {
+		if r.Addr().Is6() && !v6 {
+			continue
+		}
+		route := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.Masked()), Scope: netlink.SCOPE_LINK}
+		if r.Addr().Is6() {
+			route.Scope = netlink.SCOPE_UNIVERSE
+		}
+		if err := netlink.RouteReplace(&route); err != nil {
+			return h.failed(name, fmt.Sprintf("add route %s", r), err)
+		}
+		h.routes = append(h.routes, route)
+	}
+	return nil
+}
+
+func (h *hostTUN) failed(name, what string, err error) error {
+	e := &InterfaceError{Name: name, Err: fmt.Errorf("%s: %w", what, err)}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		e.Kind = ErrNoPermission
+		e.Next = "run as root or give the program CAP_NET_ADMIN"
+	}
+	return e
+}
+
+// ipv6On reports whether the interface may have IPv6 addresses.
+func ipv6On(name string) bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6")
+	return err == nil && len(b) > 0 && b[0] == '0'
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// Read reads a batch. An interrupt is a read deadline in the past: the kernel's device is left as it is, and no packet is lost.
+func (h *hostTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := h.Device.Read(bufs, sizes, offset)
+	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		// Cleared before the caller looks for what it was woken for: a later interrupt is not lost.
+		if err := h.Device.File().SetReadDeadline(time.Time{}); err != nil {
+			return 0, err
+		}
+		return 0, nil
+	}
+	return n, err
+}
+
+func (h *hostTUN) Interrupt() { _ = h.Device.File().SetReadDeadline(time.Unix(1, 0)) }
+
+func (h *hostTUN) Addresses() []netip.Prefix { return h.addresses }
+
+func (h *hostTUN) DialContext(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, network, to.String())
+}
+
+func (h *hostTUN) ListenTCP(at netip.AddrPort) (net.Listener, error) {
+	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+}
+
+func (h *hostTUN) Echo(ctx context.Context, dst netip.Addr, size int) (time.Duration, error) {
+	return echoByHost(ctx, dst, size)
+}
+
+// Close removes the routes, then the device; the addresses go with it.
+func (h *hostTUN) Close() error {
+	for i := range h.routes {
+		_ = netlink.RouteDel(&h.routes[i]) // gone with the device at the latest
+	}
+	h.routes = nil
+	return h.Device.Close()
+}
