@@ -139,8 +139,9 @@ func (p *Plane) answerExchange(ctx context.Context, id identity.NodeID, s Stream
 	}
 	defer p.running.Done()
 	defer context.AfterFunc(p.ctx, s.Reset)()
+	defer context.AfterFunc(ctx, s.Reset)()
 	_ = s.SetDeadline(time.Now().Add(answerTime))
-	if err := p.answer(ctx, id, s); err != nil {
+	if err := p.answer(id, s); err != nil {
 		p.log.Debug("exchange not answered", "peer", id.Short(), "err", err)
 		why := refusalFailed
 		switch {
@@ -153,7 +154,11 @@ func (p *Plane) answerExchange(ctx context.Context, id identity.NodeID, s Stream
 	}
 }
 
-func (p *Plane) answer(_ context.Context, id identity.NodeID, s Stream) error {
+func (p *Plane) answer(id identity.NodeID, s Stream) error {
+	body, err := readFrame(s, frameOffer) // before any refusal, which the other end reads only when it has written this
+	if err != nil {
+		return err
+	}
 	if err := p.member(id); err != nil {
 		return err
 	}
@@ -164,10 +169,6 @@ func (p *Plane) answer(_ context.Context, id identity.NodeID, s Stream) error {
 		return err
 	}
 	defer clear(exporter[:])
-	body, err := readFrame(s, frameOffer)
-	if err != nil {
-		return err
-	}
 	offer, err := exchange.ParseOffer(body)
 	if err != nil {
 		return err

@@ -365,3 +365,5 @@ func packetNumber(b []byte) (uint32, bool) {
 	}
 	return 0, false
 }
+
+func hexOf(b []byte) string { return fmt.Sprintf("%x", b) }

@@ -28,14 +28,17 @@ const (
 	// rotateSlackDivisor is the fraction of the interval that the side that answered the last exchange waits longer than the
 	// side that began it, so that as a rule only one side begins.
 	rotateSlackDivisor = 8
+	// recentDivisor: traffic counts as going on at a rotation that is due if it was seen within this fraction of the interval.
+	recentDivisor = 4
 	// sampleDivisor is the fraction of the idle time after which traffic is looked at again.
 	sampleDivisor = 4
-	// settleMax is how long the answering side leaves the opening of the session to the other: two slow round trips (2 × 250 ms).
-	settleMax = 500 * time.Millisecond
-	// kickFirst is how long the session may take before its handshake is sent anew, doubled kicksMax times: 0.5, 1, 2 and 4 s.
-	// WireGuard would wait 5 s each time (its RekeyTimeout).
+	// kickFirst is how long the session may take before its handshake is sent anew, doubled kicksMax times: 0.5, 1.5, 3.5 and 7.5 s
+	// after the key was there. WireGuard would wait 5 s each time (its RekeyTimeout).
 	kickFirst = 500 * time.Millisecond
 	kicksMax  = 4
+	// settleMax is how long the answering side leaves the opening of the session to the other. It lies between two kicks of that
+	// side, because handshakes that cross void each other, and within the time that a packet waits.
+	settleMax = 2500 * time.Millisecond
 	// verifyAfter is when we look whether the session has moved to the new key: WireGuard keeps 5 s between two handshakes, so
 	// one that was asked for too early was not sent. It is looked at verifyMax times.
 	verifyAfter = 5500 * time.Millisecond
@@ -339,7 +342,7 @@ func (s *tunnelState) tickOpen(e event, now time.Time, t timing) []action {
 		return []action{hold, remove}
 	}
 	if s.overdue(now, t) {
-		if s.active.After(s.keyAt) {
+		if s.active.After(s.keyAt) && now.Sub(s.active) <= t.rekey/recentDivisor {
 			return append(out, s.tryExchange(now)...)
 		}
 		return append(out, watch)
