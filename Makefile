@@ -4,9 +4,7 @@ SHELL      := /bin/bash
 GO         ?= go
 BIN        := bin/phantom
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-COMMIT     := $(shell git rev-parse HEAD 2>/dev/null)
-DATE       := $(shell git log -1 --format=%cI 2>/dev/null)
-LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+LDFLAGS    := -s -w -X main.version=$(VERSION)
 FUZZTIME   ?= 20s
 BENCHFLAGS ?=
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2

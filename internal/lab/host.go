@@ -117,17 +117,16 @@ func (h *Host) Dial(network, addr string, timeout time.Duration) (net.Conn, erro
 	return c, err
 }
 
-// Ping sends one echo request a time from the host until one is answered or the time is over.
+// Ping sends one echo request after another from the host until one is answered or the time is over.
 func (h *Host) Ping(to netip.Addr, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	for {
-		out, err := h.Command(ctx, "ping", "-n", "-c", "1", "-W", "1", to.String()).CombinedOutput()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: no ping reply from %s within %s: %s", h.Name, to, timeout, out)
-		}
+	return Eventually(timeout, func() error { return h.PingOnce(to) })
+}
+
+// PingOnce sends one echo request from the host and waits a second for the answer.
+func (h *Host) PingOnce(to netip.Addr) error {
+	out, err := h.Run("ping", "-n", "-c", "1", "-W", "1", to.String())
+	if err != nil {
+		return fmt.Errorf("%s: no ping reply from %s: %s", h.Name, to, out)
 	}
+	return nil
 }

@@ -22,7 +22,7 @@ func TestPlainWireGuardCarriesTraffic(t *testing.T) {
 	c := plain(s, l, hosts...)
 	c.client, c.gbit, c.cpu = hosts[0], map[int][]float64{}, map[int][]float64{}
 	s.must(hosts[0].Ping(c.to, 10*time.Second))
-	hosts[1].Start("iperf3", "-s").WaitOutput("listening", ready)
+	hosts[1].Start("iperf3", "-s", "--forceflush").WaitOutput("listening", ready)
 	c.iperf(s, 1, 1)
 	if c.gbit[1][0] <= 0 || c.cpu[1][0] <= 0 {
 		t.Errorf("figures make no sense: %v Gbit/s, %v CPU s per GB", c.gbit, c.cpu)

@@ -47,7 +47,7 @@ func throughput(t *session, o options) {
 		{name: "phantom", to: b.Addresses()[0], pids: [2]int{a.Process.PID(), b.Process.PID()}},
 		plain(t, l, a.Host, b.Host),
 	}
-	server := b.Host.Start("iperf3", "-s")
+	server := b.Host.Start("iperf3", "-s", "--forceflush")
 	server.WaitOutput("listening", ready)
 	for _, c := range contestants {
 		c.client, c.gbit, c.cpu = a.Host, map[int][]float64{}, map[int][]float64{}

@@ -7,5 +7,6 @@
 //  3. Found, Join, Invite, Status … are the verbs.
 //  4. Grow builds the usual mesh: the first host founds, the others join with one invitation.
 //
-// The package owns no goroutine; nodes are processes of the lab, which ends them.
+// Nodes are processes of the lab, which ends them. Echo owns a goroutine a connection, which ends
+// with the other side; Steady owns one, which Stop and the end of the test end.
 package mesh

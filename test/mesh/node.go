@@ -48,11 +48,8 @@ var Binary = sync.OnceValues(func() (string, error) {
 	}
 	dir := strings.TrimSpace(string(root))
 	path := filepath.Join(dir, "bin", "phantom")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "./cmd/phantom")
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building cmd/phantom: %w\n%s", err, out)
+	if out, err := exec.Command("make", "-s", "-C", dir, "build").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make build: %w\n%s", err, out)
 	}
 	return path, nil
 })
