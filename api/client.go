@@ -20,6 +20,9 @@ import (
 // answerMax bounds an answer: the members of a mesh of ten thousand at a kilobyte each, with room.
 const answerMax = 64 << 20
 
+// StoppedWhileAnswering is what failed when the node ended in the middle of an answer.
+const StoppedWhileAnswering = "the node stopped while it answered"
+
 // Client speaks to the node of one state folder. It is a Backend: what works on a node works through its socket. Every error is a *Failure.
 type Client struct {
 	socket string
@@ -228,7 +231,7 @@ func (c *Client) broken(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return localapi.Fail(localapi.Failed, "interrupted", ctx.Err(), "")
 	}
-	return localapi.Fail(localapi.Failed, "the node stopped while it answered", reason(err), "see the node's log")
+	return localapi.Fail(localapi.Failed, StoppedWhileAnswering, reason(err), "see the node's log")
 }
 
 func (c *Client) unreachable(err error) error {

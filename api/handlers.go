@@ -38,7 +38,9 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("POST /v1/invite", command(decisionTimeout, b.Invite))
 	mux.Handle("POST /v1/revoke", command(decisionTimeout, b.Revoke))
 	mux.Handle("POST /v1/enter", command(enterTimeout, silent(b.Enter)))
-	mux.Handle("POST /v1/wait", command(waitTimeoutMax, silent(b.Wait)))
+	mux.Handle("POST /v1/wait", command(waitTimeoutMax, silent(func(ctx context.Context, q WaitRequest) error {
+		return waitInTime(ctx, q, b.Wait)
+	})))
 	mux.Handle("POST /v1/down", command(stopTimeout, silent(func(ctx context.Context, _ nothing) error { return b.Down(ctx) })))
 	mux.Handle("POST /v1/leave", command(stopTimeout, silent(func(ctx context.Context, _ nothing) error { return b.Leave(ctx) })))
 	mux.HandleFunc("POST /v1/ping", s.ping)
@@ -82,6 +84,27 @@ func command[Q, A any](timeout time.Duration, do func(context.Context, Q) (*A, e
 
 func silent[Q any](do func(context.Context, Q) error) func(context.Context, Q) (*nothing, error) {
 	return func(ctx context.Context, q Q) (*nothing, error) { return &nothing{}, do(ctx, q) }
+}
+
+// waitInTime gives the backend the time the caller gives, and words for when it is over.
+func waitInTime(ctx context.Context, q WaitRequest, wait func(context.Context, WaitRequest) error) error {
+	if q.Timeout < 0 {
+		return &localapi.Failure{Class: localapi.Usage, What: "cannot wait", Why: "the timeout is negative"}
+	}
+	if q.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, q.Timeout)
+		defer cancel()
+	}
+	err := wait(ctx, q)
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	what := "this node is not online yet"
+	if q.Node != "" {
+		what = q.Node + " cannot be reached yet"
+	}
+	return localapi.Fail(localapi.TimedOut, what, err, "phantom doctor finds the reason; give it longer with --timeout")
 }
 
 // readBody decodes a strict, bounded body that must arrive in time.

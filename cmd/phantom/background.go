@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,17 +23,16 @@ type background struct {
 	client *api.Client
 	cmd    *exec.Cmd
 
-	serving chan struct{} // closed when the node answers on its control socket
+	serving chan struct{} // closed when the node takes part in its mesh, or waits for one
 	ended   chan struct{} // closed when the process is gone
 	cause   *localapi.Failure
 }
 
-// start says how to start a node process. The entry travels through the child's stdin, never through its arguments or environment, where
-// every user of the machine could read a token.
+// start says how to start a node process. How it enters a mesh is told over its control socket: arguments, and on many systems the
+// environment, can be read by every user of the machine, and a token is a secret.
 type start struct {
 	args     []string // after "phantom run"
 	settings config.Settings
-	entry    localapi.Entry
 	attached bool // dies with this process; otherwise it outlives this process and its terminal
 }
 
@@ -55,13 +53,8 @@ func startNode(s start) (*background, error) {
 		return failed(err)
 	}
 	defer statusWrite.Close()
-	entry, err := json.Marshal(s.entry)
-	if err != nil {
-		statusRead.Close()
-		return failed(err)
-	}
 	args := append([]string{"phantom", "run", "--state", s.settings.State, "--status-fd", strconv.Itoa(childStatusFD)}, s.args...)
-	cmd := &exec.Cmd{Path: self, Args: args, Dir: "/", Stdin: strings.NewReader(string(entry)), ExtraFiles: []*os.File{statusWrite}}
+	cmd := &exec.Cmd{Path: self, Args: args, Dir: "/", ExtraFiles: []*os.File{statusWrite}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: !s.attached}
 	if s.attached {
 		cmd.SysProcAttr.Setpgid = true // Ctrl-C is ours to answer: the node is told to stop in order
@@ -107,8 +100,8 @@ func (b *background) watch(pipe *os.File, log string) {
 	close(b.ended)
 }
 
-// online returns when the node is online in its mesh, or with what it died of.
-func (b *background) online(ctx context.Context) error {
+// enter returns when the node is online in its mesh, which it enters if it is in none, or with what it died of.
+func (b *background) enter(ctx context.Context, r upRequest) error {
 	select {
 	case <-b.serving:
 	case <-b.ended:
@@ -116,21 +109,30 @@ func (b *background) online(ctx context.Context) error {
 	case <-ctx.Done():
 		return notOnline(ctx)
 	}
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- b.client.Wait(waiting, api.WaitRequest{}) }()
-	select {
-	case err := <-done:
-		if err == nil {
-			return nil
-		}
+	if err := enter(ctx, b.client, r); err != nil {
 		return b.better(ctx, err)
-	case <-b.ended:
-		cancel()
-		<-done
-		return b.cause
 	}
+	return nil
+}
+
+// enter brings a node that runs into the mesh; on a member it only waits until it is online.
+func enter(ctx context.Context, c *api.Client, r upRequest) error {
+	s, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := sameMesh(s, r); err != nil {
+		return err
+	}
+	if s.Mesh.ID == "" {
+		err = c.Enter(ctx, r.entry)
+	} else {
+		err = c.Wait(ctx, api.WaitRequest{})
+	}
+	if err != nil && ctx.Err() != nil {
+		return notOnline(ctx)
+	}
+	return err
 }
 
 // better prefers what the node died of to what its dying looked like from outside.
@@ -138,7 +140,10 @@ func (b *background) better(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return notOnline(ctx)
 	}
-	const dying = 2 * time.Second
+	if f := localapi.AsFailure(err); f.Class != localapi.NotRunning && f.What != api.StoppedWhileAnswering {
+		return err
+	}
+	const dying = 2 * time.Second // between the last answer and the end of the process
 	t := time.NewTimer(dying)
 	defer t.Stop()
 	select {

@@ -34,6 +34,7 @@ type demo struct {
 // demoNode is one node with the page behind it.
 type demoNode struct {
 	settings config.Settings
+	entry    localapi.Entry
 	process  *background
 	page     *http.Server
 	address  string // overlay IPv4
@@ -73,7 +74,7 @@ func (d *demo) startNode(name string, entry localapi.Entry) (*demoNode, error) {
 	if err != nil {
 		return nil, localapi.Fail(localapi.Failed, "cannot serve a page for the demo", err, "")
 	}
-	n := &demoNode{page: &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	n := &demoNode{entry: entry, page: &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "hello from %s\n", name)
 	})}}
 	go func() { _ = n.page.Serve(l) }() // ends with cleanUp's Close
@@ -83,7 +84,7 @@ func (d *demo) startNode(name string, entry localapi.Entry) (*demoNode, error) {
 		return nil, err
 	}
 	n.settings = config.Settings{State: filepath.Join(d.dir, name), Name: name, SOCKS5: proxy}
-	n.process, err = startNode(start{settings: n.settings, entry: entry, attached: true, args: []string{
+	n.process, err = startNode(start{settings: n.settings, attached: true, args: []string{
 		"--config", os.DevNull, "--name", name, "--port", "0", "--listen", "127.0.0.1", "--tun", config.Userspace, "--no-lan", "--timing", config.LAN,
 		"--socks5", proxy, "--forward", "80=" + l.Addr().String()}})
 	return n, err
@@ -108,7 +109,7 @@ func (d *demo) ready(ctx context.Context, n *demoNode) error {
 }
 
 func (d *demo) online(ctx context.Context, n *demoNode) error {
-	if err := n.process.online(ctx); err != nil {
+	if err := n.process.enter(ctx, upRequest{entry: n.entry}); err != nil {
 		return err
 	}
 	s, err := n.process.client.Status(ctx)

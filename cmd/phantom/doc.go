@@ -8,7 +8,7 @@
 //  4. An error becomes a message of what, why and next on stderr, and its class the exit code.
 //
 // Two verbs do more. run is the node itself, in this process (run.go). up and join start run in the background where no service manager
-// does (background.go), give it the invitation through a pipe, never through its arguments, and hear through another pipe how it went.
+// does (background.go), hear through a pipe how that went, and give it the invitation over its socket, never through its arguments.
 //
 // Goroutines: the node's are the node's; what a verb starts ends before the verb returns.
 package main

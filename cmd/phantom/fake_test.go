@@ -24,7 +24,6 @@ import (
 // The first byte of a token's mesh ID says how joining goes: r is refused, t takes forever, p fails for the port.
 type fakeNode struct {
 	settings config.Settings
-	entry    localapi.Entry
 	log      *slog.Logger
 	stop     chan struct{}
 	stopOnce sync.Once
@@ -37,11 +36,11 @@ type fakeNode struct {
 
 type fakeMesh struct{ ID, Name string }
 
-func newFakeNode(s config.Settings, e localapi.Entry, log *slog.Logger) (runner, error) {
+func newFakeNode(s config.Settings, log *slog.Logger) (runner, error) {
 	if s.Port == 1 {
 		return nil, &localapi.Failure{Class: localapi.Failed, What: "UDP port 1 is in use", Next: "choose another with --port"}
 	}
-	n := &fakeNode{settings: s, entry: e, log: log, stop: make(chan struct{}), online: make(chan struct{})}
+	n := &fakeNode{settings: s, log: log, stop: make(chan struct{}), online: make(chan struct{})}
 	if b, err := os.ReadFile(n.file()); err == nil {
 		if err := json.Unmarshal(b, &n.mesh); err != nil {
 			return nil, fmt.Errorf("%s is damaged: %w", n.file(), err)
@@ -53,13 +52,9 @@ func newFakeNode(s config.Settings, e localapi.Entry, log *slog.Logger) (runner,
 
 func (n *fakeNode) file() string { return filepath.Join(n.settings.State, "mesh.json") }
 
-func (n *fakeNode) Run(ctx context.Context) error {
-	n.log.Info("fake node runs", "entry", n.entry)
-	if !n.isOnline() && !n.entry.IsZero() {
-		if err := n.Enter(ctx, n.entry); err != nil {
-			return err
-		}
-	}
+func (n *fakeNode) Run(ctx context.Context, ready func()) error {
+	n.log.Info("fake node runs")
+	ready()
 	select {
 	case <-ctx.Done():
 	case <-n.stop:
@@ -67,16 +62,8 @@ func (n *fakeNode) Run(ctx context.Context) error {
 	return nil
 }
 
-func (n *fakeNode) isOnline() bool {
-	select {
-	case <-n.online:
-		return true
-	default:
-		return false
-	}
-}
-
 func (n *fakeNode) Enter(ctx context.Context, e localapi.Entry) error {
+	n.log.Info("entering", "entry", e)
 	m := fakeMesh{ID: "mesh-" + e.New, Name: e.New}
 	if e.Found {
 		m = fakeMesh{ID: "mesh-found", Name: "found"}

@@ -12,13 +12,14 @@ import (
 // runner is a node as this command sees it: it runs until it is told to stop, and answers questions meanwhile.
 type runner interface {
 	api.Backend
-	// Run serves until the context ends or Down or Leave was asked, then stops gracefully. Nil: it stopped because it was told to.
-	Run(ctx context.Context) error
+	// Run takes part in the mesh of the state folder, or in none until Enter is asked for, calls ready once it does, and serves until the
+	// context ends or Down or Leave was asked. Nil: it stopped because it was told to.
+	Run(ctx context.Context, ready func()) error
 }
 
-// newNode makes the node of a state folder and takes the folder's lock. A zero entry on a folder without a mesh makes a node that waits for
-// Backend.Enter. It is a variable so that the tests of the command line can run without a network.
-var newNode = func(config.Settings, localapi.Entry, *slog.Logger) (runner, error) {
+// newNode makes the node of a state folder and takes the folder's lock. It is a variable so that the tests of the command line can run
+// without a network.
+var newNode = func(config.Settings, *slog.Logger) (runner, error) {
 	return nil, &localapi.Failure{Class: localapi.Failed, What: "this build has no node in it"}
 }
 

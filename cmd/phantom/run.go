@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -18,13 +16,9 @@ import (
 	"github.com/phantommesh/phantommesh/internal/localapi"
 )
 
-const (
-	// stopGrace is how long a node that was told to stop may take, duties handed over and all, before the process ends regardless.
-	// systemd would wait 90 s; a person at a terminal would not.
-	stopGrace = 10 * time.Second
-	// entryMax bounds what the starting command sends: a token is below 400 characters.
-	entryMax = 4 << 10
-)
+// stopGrace is how long a node that was told to stop may take, duties handed over and all, before the process ends regardless. systemd
+// would wait 90 s; a person at a terminal would not.
+const stopGrace = 10 * time.Second
 
 func (a *app) runVerb() *cobra.Command {
 	var statusFD int
@@ -56,12 +50,8 @@ func (a *app) runNode(ctx context.Context, flags config.Layer, report *report) e
 	if err := prepareState(settings.State); err != nil {
 		return err
 	}
-	var entry localapi.Entry
 	out := a.stderr
 	if report != nil {
-		if entry, err = readEntry(a.stdin); err != nil {
-			return err
-		}
 		log, err := openLog(settings.LogFile())
 		if err != nil {
 			return localapi.Fail(localapi.Failed, "cannot write the log", err, "check the state folder and the space on its disk")
@@ -70,7 +60,7 @@ func (a *app) runNode(ctx context.Context, flags config.Layer, report *report) e
 		out = log
 	}
 	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: settings.LogLevel}))
-	n, err := newNode(settings, entry, log)
+	n, err := newNode(settings, log)
 	if err != nil {
 		return err
 	}
@@ -83,7 +73,7 @@ func serve(ctx context.Context, n runner, settings config.Settings, log *slog.Lo
 	abort := func(err error) error {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
-		_ = n.Run(over)
+		_ = n.Run(over, func() {})
 		return err
 	}
 	server, err := api.Listen(api.ServerConfig{Socket: settings.Socket(), Backend: n, Log: log,
@@ -104,14 +94,16 @@ func serve(ctx context.Context, n runner, settings config.Settings, log *slog.Lo
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
-	report.serving()
-	notify(log, daemon.SdNotifyReady)
+	ready := func() {
+		report.serving()
+		notify(log, daemon.SdNotifyReady)
+	}
 	defer notify(log, daemon.SdNotifyStopping)
 
 	ran := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { ran <- n.Run(ctx) }()
+	go func() { ran <- n.Run(ctx, ready) }()
 	select {
 	case err := <-ran:
 		return err
@@ -154,15 +146,4 @@ func manner(r *report) string {
 		return localapi.MannerService
 	}
 	return localapi.MannerForeground
-}
-
-// readEntry takes what the starting command sends on stdin and nothing else could see.
-func readEntry(r io.Reader) (localapi.Entry, error) {
-	var e localapi.Entry
-	dec := json.NewDecoder(io.LimitReader(r, entryMax))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&e); err != nil && !errors.Is(err, io.EOF) {
-		return e, localapi.Fail(localapi.Failed, "cannot read how to enter the mesh", err, "start the node with phantom up or phantom join")
-	}
-	return e, nil
 }

@@ -90,7 +90,7 @@ func (a *app) up(ctx context.Context, r upRequest) error {
 		}
 	}
 	if running {
-		err = u.again(ctx, status)
+		err = u.again(ctx)
 	} else {
 		err = u.start(ctx)
 	}
@@ -120,12 +120,9 @@ type bringUp struct {
 }
 
 // again deals with a node that runs.
-func (u *bringUp) again(ctx context.Context, s *api.Status) error {
+func (u *bringUp) again(ctx context.Context) error {
 	if !u.changed {
-		if s.Mesh.ID == "" {
-			return u.client.Enter(ctx, u.request.entry)
-		}
-		return u.client.Wait(ctx, api.WaitRequest{})
+		return enter(ctx, u.client, u.request)
 	}
 	p, err := u.client.Process(ctx)
 	if err != nil {
@@ -142,10 +139,10 @@ func (u *bringUp) again(ctx context.Context, s *api.Status) error {
 		if err := startService(ctx, "restart"); err != nil {
 			return err
 		}
-		return u.enter(ctx)
+		return enter(ctx, u.client, u.request)
 	}
 	fmt.Fprintln(u.app.stderr, "# the settings are kept; the node runs in the foreground and takes them when you start it again")
-	return u.enter(ctx)
+	return enter(ctx, u.client, u.request)
 }
 
 // start starts a node where none runs.
@@ -156,31 +153,16 @@ func (u *bringUp) start(ctx context.Context) error {
 	if err := startService(ctx, "start"); err != nil {
 		return err
 	}
-	return u.enter(ctx)
-}
-
-// enter brings a node that runs into the mesh; on a member it only waits.
-func (u *bringUp) enter(ctx context.Context) error {
-	s, err := u.client.Status(ctx)
-	if err != nil {
-		return err
-	}
-	if err := sameMesh(s, u.request); err != nil {
-		return err
-	}
-	if s.Mesh.ID == "" {
-		return u.client.Enter(ctx, u.request.entry)
-	}
-	return u.client.Wait(ctx, api.WaitRequest{})
+	return enter(ctx, u.client, u.request)
 }
 
 func (u *bringUp) startBackground(ctx context.Context) error {
-	b, err := startNode(start{args: u.app.childArgs(u.request.flags), settings: u.settings, entry: u.request.entry})
+	b, err := startNode(start{args: u.app.childArgs(u.request.flags), settings: u.settings})
 	if err != nil {
 		return err
 	}
 	stopDots := u.app.dots("starting the node")
-	err = b.online(ctx)
+	err = b.enter(ctx, u.request)
 	stopDots()
 	if err == nil {
 		return nil
