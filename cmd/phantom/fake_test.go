@@ -27,6 +27,7 @@ type fakeNode struct {
 	log      *slog.Logger
 	stop     chan struct{}
 	stopOnce sync.Once
+	ready    chan struct{}
 	online   chan struct{} // closed when in a mesh
 
 	mu          sync.Mutex
@@ -40,7 +41,7 @@ func newFakeNode(s config.Settings, log *slog.Logger) (runner, error) {
 	if s.Port == 1 {
 		return nil, &localapi.Failure{Class: localapi.Failed, What: "UDP port 1 is in use", Next: "choose another with --port"}
 	}
-	n := &fakeNode{settings: s, log: log, stop: make(chan struct{}), online: make(chan struct{})}
+	n := &fakeNode{settings: s, log: log, stop: make(chan struct{}), ready: make(chan struct{}), online: make(chan struct{})}
 	if b, err := os.ReadFile(n.file()); err == nil {
 		if err := json.Unmarshal(b, &n.mesh); err != nil {
 			return nil, fmt.Errorf("%s is damaged: %w", n.file(), err)
@@ -52,9 +53,11 @@ func newFakeNode(s config.Settings, log *slog.Logger) (runner, error) {
 
 func (n *fakeNode) file() string { return filepath.Join(n.settings.State, "mesh.json") }
 
-func (n *fakeNode) Run(ctx context.Context, ready func()) error {
+func (n *fakeNode) Ready() <-chan struct{} { return n.ready }
+
+func (n *fakeNode) Run(ctx context.Context) error {
 	n.log.Info("fake node runs")
-	ready()
+	close(n.ready)
 	select {
 	case <-ctx.Done():
 	case <-n.stop:

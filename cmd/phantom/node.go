@@ -12,9 +12,11 @@ import (
 // runner is a node as this command sees it: it runs until it is told to stop, and answers questions meanwhile.
 type runner interface {
 	api.Backend
-	// Run takes part in the mesh of the state folder, or in none until Enter is asked for, calls ready once it does, and serves until the
-	// context ends or Down or Leave was asked. Nil: it stopped because it was told to.
-	Run(ctx context.Context, ready func()) error
+	// Run takes part in the mesh of the state folder, or in none until Enter is asked for, and serves until the context ends or Down or
+	// Leave was asked. Nil: it stopped because it was told to.
+	Run(ctx context.Context) error
+	// Ready is closed once Run takes part in the mesh of the state folder, or knows that there is none: from then on Enter may be asked for.
+	Ready() <-chan struct{}
 }
 
 // newNode makes the node of a state folder and takes the folder's lock. It is a variable so that the tests of the command line can run

@@ -73,7 +73,7 @@ func serve(ctx context.Context, n runner, settings config.Settings, log *slog.Lo
 	abort := func(err error) error {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
-		_ = n.Run(over, func() {})
+		_ = n.Run(over)
 		return err
 	}
 	server, err := api.Listen(api.ServerConfig{Socket: settings.Socket(), Backend: n, Log: log,
@@ -94,16 +94,20 @@ func serve(ctx context.Context, n runner, settings config.Settings, log *slog.Lo
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
-	ready := func() {
-		report.serving()
-		notify(log, daemon.SdNotifyReady)
-	}
 	defer notify(log, daemon.SdNotifyStopping)
 
 	ran := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { ran <- n.Run(ctx, ready) }()
+	go func() { ran <- n.Run(ctx) }()
+	select {
+	case <-n.Ready():
+		report.serving()
+		notify(log, daemon.SdNotifyReady)
+	case err := <-ran:
+		return err
+	case <-ctx.Done():
+	}
 	select {
 	case err := <-ran:
 		return err
