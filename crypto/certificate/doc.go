@@ -10,7 +10,10 @@
 //
 // Revocation is of a node. What a revoked issuer has signed is void from then on, or its holder could go on making members with old dates. Two
 // exceptions keep the mesh whole: certificates that this node had adopted into its Trust before (WithMembers) stay good until they are
-// re-issued, and an issuer that left in good order (Revocation.Left) has not betrayed anybody.
+// re-issued; and an issuer that left in good order (Revocation.Left) stands for what it signed before it left, for at most one life of a
+// member certificate. Revocations themselves hold whoever of the issuers signed them, in whatever order they come.
+//
+// A Trust is built in this order: issuers from the root down, revocations, adopted members.
 //
 // The package does no I/O, reads no clock and starts no goroutine.
 package certificate

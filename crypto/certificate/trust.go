@@ -59,7 +59,7 @@ func (t *Trust) WithIssuer(raw []byte, now time.Time) (*Trust, error) {
 		return nil, err
 	}
 	id := i.NodeID()
-	if old, ok := t.issuers[id]; ok && !better(*i, old) {
+	if old, ok := t.issuers[id]; ok && !t.better(*i, old) {
 		return t, nil
 	}
 	n := t.clone()
@@ -70,8 +70,12 @@ func (t *Trust) WithIssuer(raw []byte, now time.Time) (*Trust, error) {
 	return n, nil
 }
 
-// better reports whether a replaces b, both certificates of one node: a parent beats a leaf, then the longer life.
-func better(a, b issuer) bool {
+// better reports whether a replaces b, both certificates of one node: what a good parent signed beats what a revoked one did, a parent beats a leaf,
+// then the longer life.
+func (t *Trust) better(a, b issuer) bool {
+	if bad := t.betrayed(b.parent); bad != t.betrayed(a.parent) {
+		return bad
+	}
 	if a.Depth != b.Depth {
 		return a.Depth > b.Depth
 	}
@@ -128,8 +132,9 @@ func (t *Trust) WithRevocation(raw []byte) (*Trust, error) {
 	return n, nil
 }
 
-// VerifyRevocation checks that an issuer of the mesh signed the revocation. It holds even if that issuer was revoked later: a thief of
-// its key can take members away until the mesh re-admits them, but an honest revocation never lapses.
+// VerifyRevocation checks that an issuer of the mesh signed the revocation. It holds even if that issuer was revoked itself, before or after: so
+// the outcome does not depend on the order in which revocations arrive, and an honest one never lapses. The price is that a thief of an issuer's
+// key can go on revoking as long as some member passes its documents on; that member is as lost as the key.
 func (t *Trust) VerifyRevocation(raw []byte) (*Revocation, error) {
 	e, err := openEnvelope(raw)
 	if err != nil {
@@ -146,7 +151,10 @@ func (t *Trust) VerifyRevocation(raw []byte) (*Revocation, error) {
 	if !ok {
 		return nil, ErrUntrustedIssuer
 	}
-	return r, e.verify(&i.Public, revocationContext)
+	if err := e.verify(&i.Public, revocationContext); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // WithMembers gives a trust that goes on accepting these certificates if their issuer is revoked later. They must have come from the mesh's
@@ -162,7 +170,8 @@ func (t *Trust) WithMembers(raws ...[]byte) *Trust {
 	return n
 }
 
-// VerifyMember checks a member certificate at now, against everything that is trusted. The error is one of this package's, wrapped.
+// VerifyMember checks a member certificate at now, against everything that is trusted. The error is one of this package's, wrapped. With
+// [ErrRevoked], [ErrExpired] and [ErrNotYetValid] the member is given as well: its signature has been verified, so it can be named.
 func (t *Trust) VerifyMember(raw []byte, now time.Time) (*Member, error) {
 	e, err := openEnvelope(raw)
 	if err != nil {
@@ -179,10 +188,8 @@ func (t *Trust) VerifyMember(raw []byte, now time.Time) (*Member, error) {
 	if !ok {
 		return nil, ErrUntrustedIssuer
 	}
-	if t.betrayed(e.Signer) || t.betrayed(i.parent) {
-		if _, adopted := t.adopted[sha256.Sum256(raw)]; !adopted {
-			return nil, fmt.Errorf("%w: %s is revoked itself", ErrUntrustedIssuer, identity.NodeID(e.Signer).Short())
-		}
+	if _, adopted := t.adopted[sha256.Sum256(raw)]; !adopted && (t.betrayed(i.parent) || !t.couldSign(e.Signer, m)) {
+		return nil, fmt.Errorf("%w: %s is revoked itself", ErrUntrustedIssuer, identity.NodeID(e.Signer).Short())
 	}
 	if err := e.verify(&i.Public, memberContext); err != nil {
 		return nil, err
@@ -206,6 +213,17 @@ func (t *Trust) Revoked(id identity.NodeID) bool {
 func (t *Trust) betrayed(id identity.NodeID) bool {
 	r, ok := t.revoked[id]
 	return ok && !r.Left
+}
+
+// couldSign reports whether the issuer's own membership speaks for the certificate. A revoked issuer's never does. One that left in good order stands for
+// what it signed before, and with that for nothing that outlives it by more than one life of a certificate: who gets hold of its keys later can
+// date a certificate back, but only to one that has lapsed or soon will.
+func (t *Trust) couldSign(id identity.NodeID, m *Member) bool {
+	r, gone := t.revoked[id]
+	if !gone {
+		return true
+	}
+	return r.Left && !m.NotBefore.After(r.At.Add(SkewMax)) && !m.NotAfter.After(r.At.Add(MemberLife+SkewMax))
 }
 
 // IssuerDepth gives the depth of an issuer that is valid at now; ok is false for a node that may not issue.
@@ -307,6 +325,9 @@ func (t *Trust) VerifyChain(c *Chain, now time.Time) (*Member, error) {
 	m, err := t.VerifyMember(c.Member, now)
 	if !errors.Is(err, ErrUntrustedIssuer) {
 		return m, err
+	}
+	if len(c.Issuers) > issuersMax {
+		return nil, fmt.Errorf("%w: chain with %d issuers, at most %d", ErrForm, len(c.Issuers), issuersMax)
 	}
 	with := t
 	for _, raw := range c.Issuers {

@@ -6,8 +6,24 @@
 //     a key is as strong as the stronger of X-Wing and the channel, and cannot be moved to another pair, epoch or connection.
 //  4. The Confirm shows that the first side holds the same key. Only then does the second use it.
 //
-// When both sides offer at once, the offer of the lower node ID goes on and the other is given up (ErrYield). A side that has lost its state says so
-// in its offer (Fresh) and begins again at any epoch. Keys of the current and the previous epoch are held, older ones are wiped.
+// The state is two independent halves and the keys they lead to:
+//
+//	ours:    idle ──Start──▶ offered ──HandleAccept──▶ idle, the key is current
+//	                         offered ──Abandon, or a peer's offer that goes on──▶ idle
+//	theirs:  none ──HandleOffer──▶ pending ──HandleConfirm or Proven──▶ none, the key is current
+//	                               pending ──a newer key──▶ none
+//	keys:    current ──a newer key──▶ previous ──a newer key──▶ wiped
+//
+// When both sides offer at once, the offer of the lower node ID goes on and the other is given up (ErrYield), once: a peer that offers again
+// has not seen ours, so then ours is given up.
+//
+// Nothing that gets lost strands a pair. A lost Offer or Accept: the next offer has a higher epoch. A lost Confirm: the first side is one epoch
+// ahead; the second takes up the pending key when a WireGuard handshake proves it (Proven), else the next offer replaces it, and until then
+// both have the earlier key (Current here, Previous there). A lost state: the restarted side says so in its offer (Fresh), which is taken at any
+// epoch, and so are the later ones of its series even if none was confirmed. There is no key without an X-Wing secret in it, and none to fall back to.
+//
+// Keys of the current, the previous and the pending epoch are held; older ones, seeds and secrets are overwritten as far as Go allows: a
+// stack that grew, and the libraries' own variables, may still hold a copy until they are reused.
 //
 // The machine has no clock, does no I/O and starts no goroutine; it is not safe for concurrent use. It trusts nothing in a message beyond what the
 // channel has authenticated: that the peer sent it.

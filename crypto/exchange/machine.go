@@ -24,7 +24,7 @@ const (
 var (
 	// ErrYield: both sides have offered, and the offer that is here goes on. Who sent the other waits for it.
 	ErrYield = errors.New("exchange: crossing offers, the other one goes on")
-	// ErrStale: for an epoch that has passed.
+	// ErrStale: for an epoch that has passed, or a message seen before.
 	ErrStale = errors.New("exchange: epoch has passed")
 	// ErrUnexpected: an answer to nothing that was asked.
 	ErrUnexpected = errors.New("exchange: unexpected message")
@@ -32,19 +32,18 @@ var (
 	ErrConfirm = errors.New("exchange: the peer holds another key")
 )
 
-// PSK is the preshared key of a tunnel for one epoch. It redacts itself in fmt and slog.
-type PSK [32]byte
+// EpochMax is the highest epoch. At one in 120 s nobody gets there honestly; a peer that offers it gets a series that begins again at 1.
+const EpochMax = 1 << 62
 
-// String hides the key.
-func (PSK) String() string { return "PSK" }
-
-// GoString hides the key.
-func (PSK) GoString() string { return "PSK" }
+// unprovenMax is how many epochs a proven previous key outlives keys that we took up but never saw the peer use. Two failed rotations are 4 minutes,
+// longer than any WireGuard session lives (180 s), so nothing can need the key after that.
+const unprovenMax = 2
 
 // key is a PSK and its epoch; the zero value is none.
 type key struct {
-	psk   PSK
-	epoch uint64
+	psk    PSK
+	epoch  uint64
+	proven bool // the peer has shown that it holds the key
 }
 
 // Machine agrees on keys with one peer.
@@ -53,6 +52,13 @@ type Machine struct {
 	rand       io.Reader
 
 	current, previous key
+
+	// highest is the highest epoch of any offer, ours or theirs: the next of ours is above it.
+	highest uint64
+	// answered is the epoch that offers of the peer must be above, unless they are fresh.
+	answered uint64
+	// lastKey hashes the public key of the offer answered last: a fresh offer is not held to its epoch, so this tells a repetition.
+	lastKey [sha256.Size]byte
 
 	// Ours that waits for an Accept; offered is 0 if there is none.
 	offered uint64
@@ -63,7 +69,7 @@ type Machine struct {
 	pending key
 }
 
-// New gives the machine for the pair of nodes, with no key yet.
+// New gives the machine for the pair of nodes, with no key yet. It reads 32 bytes of rand for an offer and 64 for an answer.
 func New(our, their identity.NodeID, rand io.Reader) *Machine {
 	return &Machine{our: our, their: their, rand: rand}
 }
@@ -75,10 +81,14 @@ func (m *Machine) Start() (Offer, error) {
 		return Offer{}, fmt.Errorf("exchange: randomness: %w", err)
 	}
 	defer clear(private)
-	o := Offer{Epoch: max(m.current.epoch, m.offered, m.pending.epoch) + 1, Fresh: m.current.epoch == 0}
+	o := Offer{Epoch: max(m.highest, m.current.epoch) + 1, Fresh: m.current.epoch == 0}
+	if o.Epoch > EpochMax {
+		o.Epoch, o.Fresh = 1, true
+	}
 	copy(o.PublicKey[:], public)
 	copy(m.private[:], private)
 	m.offered, m.refused = o.Epoch, false
+	m.highest = max(m.highest, o.Epoch)
 	return o, nil
 }
 
@@ -88,13 +98,19 @@ func (m *Machine) Abandon() {
 	clear(m.private[:])
 }
 
-// HandleOffer answers an offer of the peer. The key it makes is pending: it becomes current with the Confirm. It returns [ErrYield] when our own
-// offer goes on instead, and [ErrStale] for an epoch that has passed (unless the peer says that it begins afresh).
+// HandleOffer answers an offer of the peer. The key it makes is pending: it becomes current with the Confirm, or with [Machine.Proven]. It returns
+// [ErrYield] when our own offer goes on instead, and [ErrStale] for an epoch that has passed (unless the peer says that it begins afresh) and for
+// an offer that was answered before.
 func (m *Machine) HandleOffer(o Offer, exporter [32]byte) (Accept, error) {
-	if !o.Fresh && o.Epoch <= m.current.epoch {
-		return Accept{}, fmt.Errorf("%w: offer of %d, current is %d", ErrStale, o.Epoch, m.current.epoch)
-	}
-	if m.offered != 0 && m.our.Compare(m.their) < 0 && !m.refused {
+	hash := sha256.Sum256(o.PublicKey[:])
+	switch {
+	case o.Epoch == 0 || o.Epoch > EpochMax:
+		return Accept{}, fmt.Errorf("%w: offer of epoch %d", ErrMessage, o.Epoch)
+	case !o.Fresh && o.Epoch <= m.answered:
+		return Accept{}, fmt.Errorf("%w: offer of %d, %d was answered", ErrStale, o.Epoch, m.answered)
+	case hash == m.lastKey:
+		return Accept{}, fmt.Errorf("%w: offer of %d repeats a key", ErrStale, o.Epoch)
+	case m.offered != 0 && m.our.Compare(m.their) < 0 && !m.refused:
 		// Refused once: a peer that offers again has waited for ours in vain, so ours is lost.
 		m.refused = true
 		return Accept{}, ErrYield
@@ -110,6 +126,8 @@ func (m *Machine) HandleOffer(o Offer, exporter [32]byte) (Accept, error) {
 	}
 	defer clear(secret)
 	m.Abandon()
+	m.answered, m.lastKey = o.Epoch, hash
+	m.highest = max(m.highest, o.Epoch)
 	m.pending = key{psk: m.derive(secret, exporter, o.Epoch), epoch: o.Epoch}
 	a := Accept{Epoch: o.Epoch}
 	copy(a.Ciphertext[:], ciphertext)
@@ -139,14 +157,36 @@ func (m *Machine) HandleConfirm(c Confirm) error {
 		m.pending = key{}
 		return ErrConfirm
 	}
+	m.pending.proven = true
 	m.promote(m.pending)
 	return nil
 }
 
-// promote makes k current. What waits for an epoch that k has overtaken is wiped.
+// Proven tells the machine that the peer has shown the key of the epoch to be its own by other means than a Confirm: a WireGuard handshake under it
+// has succeeded, or the peer has said on the authenticated stream that the key is in place. A pending key becomes current, so a
+// Confirm that was lost strands nobody. It returns [ErrUnexpected] for an epoch that is neither pending nor current.
+func (m *Machine) Proven(epoch uint64) error {
+	switch {
+	case epoch == 0:
+	case epoch == m.pending.epoch:
+		m.pending.proven = true
+		m.promote(m.pending)
+		return nil
+	case epoch == m.current.epoch:
+		m.current.proven = true
+		return nil
+	}
+	return fmt.Errorf("%w: proof of epoch %d, pending is %d, current is %d", ErrUnexpected, epoch, m.pending.epoch, m.current.epoch)
+}
+
+// promote makes k current. What waits for an epoch that k has overtaken is wiped. A current key that the peer was never seen to use does not push
+// out the proven one before it: that is the one the peer may still be on.
 func (m *Machine) promote(k key) {
-	m.previous = m.current
-	m.current, m.pending = k, key{}
+	lately := m.previous.epoch < k.epoch && k.epoch-m.previous.epoch <= unprovenMax
+	if m.current.proven || !m.previous.proven || !lately {
+		m.previous = m.current
+	}
+	m.current, m.pending, m.answered = k, key{}, k.epoch
 }
 
 // Current gives the key in force and its epoch; ok is false before the first.
@@ -159,10 +199,16 @@ func (m *Machine) Previous() (psk PSK, epoch uint64, ok bool) {
 	return m.previous.psk, m.previous.epoch, m.previous.epoch != 0
 }
 
-// Wipe forgets every key. The next offer is a fresh one.
+// Pending gives the key that we have answered with and that nothing has proven yet. A driver that can try two keys tries this one as well.
+func (m *Machine) Pending() (psk PSK, epoch uint64, ok bool) {
+	return m.pending.psk, m.pending.epoch, m.pending.epoch != 0
+}
+
+// Wipe forgets every key. The next offer is a fresh one, and any offer of the peer's is taken.
 func (m *Machine) Wipe() {
 	m.Abandon()
 	m.current, m.previous, m.pending = key{}, key{}, key{}
+	m.answered = 0
 }
 
 // derive gives HKDF-SHA256 (RFC 5869) with

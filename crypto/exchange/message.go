@@ -52,7 +52,7 @@ func ParseOffer(b []byte) (Offer, error) {
 		return Offer{}, fmt.Errorf("%w: offer of %d bytes, want %d", ErrMessage, len(b), OfferSize)
 	}
 	o := Offer{Epoch: binary.BigEndian.Uint64(b), Fresh: b[epochSize]&flagFresh != 0}
-	if b[epochSize]&^flagFresh != 0 || o.Epoch == 0 {
+	if b[epochSize]&^flagFresh != 0 || o.Epoch == 0 || o.Epoch > EpochMax {
 		return Offer{}, fmt.Errorf("%w: offer with flags %#x of epoch %d", ErrMessage, b[epochSize], o.Epoch)
 	}
 	copy(o.PublicKey[:], b[epochSize+1:])

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -114,15 +113,6 @@ func setID(to, b []byte) error {
 	copy(to, b)
 	return nil
 }
-
-// WireGuardKey is an X25519 public key (RFC 7748).
-type WireGuardKey [32]byte
-
-// String gives base64, as wg shows it.
-func (k WireGuardKey) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
-
-// IsZero reports whether k is no key.
-func (k WireGuardKey) IsZero() bool { return k == WireGuardKey{} }
 
 // OverlayIPv6 gives a node's address in the mesh: fd, 40 bits of the mesh ID, 80 bits of the node ID (a unique local address, RFC 4193). It needs
 // nobody's leave, so it is valid with no coordinator in reach.

@@ -59,14 +59,19 @@ func (p *Public) MarshalBinary() ([]byte, error) {
 	return append(b, p.WireGuard[:]...), nil
 }
 
-// UnmarshalBinary reads the canonical form. Whether the keys are any good shows when something is verified with them.
+// UnmarshalBinary reads the canonical form. It returns [ErrLowOrder] for a WireGuard key with which no secret can be agreed. Whether the signing
+// keys are any good shows when something is verified with them.
 func (p *Public) UnmarshalBinary(b []byte) error {
 	if len(b) != publicSize {
 		return fmt.Errorf("%w: %d bytes, want %d", ErrKey, len(b), publicSize)
 	}
+	wg := WireGuardKey(b[32+MLDSAPublicSize:])
+	if wg.lowOrder() {
+		return ErrLowOrder
+	}
 	p.Ed25519 = [32]byte(b)
 	p.MLDSA = append([]byte(nil), b[32:32+MLDSAPublicSize]...)
-	p.WireGuard = WireGuardKey(b[32+MLDSAPublicSize:])
+	p.WireGuard = wg
 	return nil
 }
 

@@ -51,7 +51,11 @@ type signedRequest struct {
 
 // SignRequest signs a request with the identity that wants in.
 func SignRequest(key *identity.Key, r Request) ([]byte, error) {
-	pub, err := key.Public().MarshalBinary()
+	r.Public = *key.Public()
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	pub, err := r.Public.MarshalBinary()
 	if err != nil {
 		return nil, err
 	}
@@ -84,16 +88,26 @@ func ParseRequest(raw []byte) (*Request, error) {
 	if err := r.Public.UnmarshalBinary(b.Public); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
-	if err := certificate.CheckLabel(r.Name); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
-	}
-	if r.Region != "" {
-		if err := certificate.CheckLabel(r.Region); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
-		}
+	if err := r.check(); err != nil {
+		return nil, err
 	}
 	if err := r.Public.Verify(requestContext, s.Body, s.Signature); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
 	return r, nil
+}
+
+func (r *Request) check() error {
+	if err := certificate.CheckLabel(r.Name); err != nil {
+		return fmt.Errorf("%w: %w", ErrRequest, err)
+	}
+	if r.Region != "" {
+		if err := certificate.CheckLabel(r.Region); err != nil {
+			return fmt.Errorf("%w: region: %w", ErrRequest, err)
+		}
+	}
+	if r.Invitation != "" && len(r.Invitation) != idTextSize {
+		return fmt.Errorf("%w: invitation ID of %d characters", ErrRequest, len(r.Invitation))
+	}
+	return nil
 }

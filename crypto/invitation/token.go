@@ -25,6 +25,9 @@ const (
 	TextMax = 400
 	// SecretSize is that of the secret in bytes: 128 bits, out of reach of guessing even against the ledger's copy of its key.
 	SecretSize = 16
+	// idSize is that of a token's ID in bytes, and idTextSize that of its text.
+	idSize     = 8
+	idTextSize = 2 * idSize
 	// textReadMax is how much of a text is looked at: a token with blanks and line ends that a terminal put into it.
 	textReadMax = 4 * TextMax
 )
@@ -168,7 +171,9 @@ func (r *reader) take(n int) []byte {
 func (r *reader) byte() byte { return r.take(1)[0] }
 
 // ID names the invitation to people and in the ledger: 16 hexadecimal digits that do not lead back to the secret.
-func (t Token) ID() string { return hex.EncodeToString(t.derive("phantommesh invitation id v1", 8)) }
+func (t Token) ID() string {
+	return hex.EncodeToString(t.derive("phantommesh invitation id v1", idSize))
+}
 
 // Key is what the ledger keeps of the secret, to check proofs with.
 func (t Token) Key() [32]byte {
