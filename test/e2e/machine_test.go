@@ -105,9 +105,18 @@ func TestWithoutTheRightToATUNANodeRunsInUserspace(t *testing.T) {
 func TestADamagedStateFileIsNamedOrSurvived(t *testing.T) {
 	need(t, "cp")
 	l, nodes := mesh.Grow(t, 2)
-	n := nodes[1]
-	n.Must("down")
-	n.Process.Wait(settled)
+	mesh.Everybody(t, settled, nodes...)
+	// The founder holds the ledger, the root key and the log, the other a copy of the state. The
+	// founder stays while the other is tried, so that there is a mesh to be online in.
+	for _, n := range []*mesh.Node{nodes[1], nodes[0]} {
+		n.Must("down")
+		n.Process.Wait(settled)
+		t.Run(n.Name, func(t *testing.T) { damage(t, l, n) })
+	}
+}
+
+// damage starts copies of a node's state folder with one file spoilt each.
+func damage(t *testing.T, l *lab.Lab, n *mesh.Node) {
 	for _, file := range files(t, n.State) {
 		original, err := os.ReadFile(filepath.Join(n.State, file))
 		if err != nil {
