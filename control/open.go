@@ -238,7 +238,7 @@ func (c *connection) peerID() identity.NodeID {
 }
 
 // Suspect says that the node may have been restarted or lost (gossip's word). Connections with it are asked for a sign of life and
-// dropped when none comes soon, so that the next Open does not have to find out. It returns at once.
+// dropped, with their streams, when none comes within 1.5 s, so that the next Open does not have to find out. It returns at once.
 func (h *Host) Suspect(id identity.NodeID) {
 	for _, c := range h.connsOf(id) {
 		c.suspect()

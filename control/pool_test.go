@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/phantommesh/phantommesh/control"
@@ -180,6 +181,44 @@ func TestACallerThatGivesUpDoesNotWaitForTheDial(t *testing.T) {
 	if got := say(t, s, "healed"); got != "healed" {
 		t.Errorf("got %q", got)
 	}
+}
+
+func TestIdleConnectionsEndAndComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := controltest.New(t, 2)
+		a, b := m.Nodes[0], m.Nodes[1]
+		b.Host.Handle("echo", control.MembersOnly, echo)
+		mustOpen(t, a, b, "echo").Close()
+		time.Sleep(2 * time.Minute) // virtual
+		if a.Host.Connected(b.ID) || b.Host.Connected(a.ID) {
+			t.Error("an idle connection is kept")
+		}
+		s := mustOpen(t, a, b, "echo")
+		defer s.Close()
+		if got := say(t, s, "back"); got != "back" {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// TestAPeerThatFallsSilentIsGivenUp has the network swallow everything: Open must neither hang nor keep the dead connection.
+func TestAPeerThatFallsSilentIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := controltest.New(t, 2)
+		a, b := m.Nodes[0], m.Nodes[1]
+		b.Host.Handle("echo", control.MembersOnly, echo)
+		mustOpen(t, a, b, "echo").Close()
+		m.Network.Swallow(a.ID, b.ID)
+		began := time.Now()
+		if _, err := a.Host.Open(within(t), b.ID, "echo"); !errors.Is(err, control.ErrUnresponsive) {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(began); took > 15*time.Second {
+			t.Errorf("given up after %v", took)
+		}
+		m.Network.Heal(a.ID, b.ID)
+		mustOpen(t, a, b, "echo").Close()
+	})
 }
 
 func TestDisconnectEndsStreamsWithTheReason(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/phantommesh/phantommesh/control"
@@ -176,6 +177,10 @@ func TestEnrolmentTakesEffectWithoutARestart(t *testing.T) {
 
 // TestARenewedCertificateReplacesAnExpiredOne has a connection outlive the certificate it was made with.
 func TestARenewedCertificateReplacesAnExpiredOne(t *testing.T) {
+	synctest.Test(t, renewedCertificateReplacesAnExpiredOne)
+}
+
+func renewedCertificateReplacesAnExpiredOne(t *testing.T) {
 	m := controltest.New(t, 2)
 	a, b := m.Nodes[0], m.Nodes[1]
 	b.Host.Handle("echo", control.MembersOnly, echo)
@@ -184,8 +189,7 @@ func TestARenewedCertificateReplacesAnExpiredOne(t *testing.T) {
 	mustOpen(t, a, b, "echo").Close()
 	renewed, _ := m.Certify(a.Key.Public(), a.Name, time.Now(), time.Now().Add(time.Hour))
 	a.Chain.Store(renewed)
-	expired := time.NewTimer(3 * time.Second)
-	<-expired.C
+	time.Sleep(3 * time.Second) // virtual
 	s := mustOpen(t, a, b, "echo")
 	defer s.Close()
 	if got := say(t, s, "renewed"); got != "renewed" {

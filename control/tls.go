@@ -115,7 +115,7 @@ func quicConfig(keepAlive time.Duration) *quic.Config {
 		InitialConnectionReceiveWindow: connectionWindow,
 		MaxConnectionReceiveWindow:     connectionWindowMax,
 		MaxIncomingStreams:             streamsMax + 1, // and the hello
-		MaxIncomingUniStreams:          -1, // none
+		MaxIncomingUniStreams:          -1,             // none
 		InitialPacketSize:              initialPacketSize,
 		DisablePathMTUDiscovery:        true,
 	}

@@ -24,15 +24,24 @@ type Network struct {
 	mu    sync.Mutex
 	ports map[identity.WireGuardKey]*Port
 	nodes map[identity.NodeID]identity.WireGuardKey
-	cut   map[[2]identity.WireGuardKey]bool
+	cut   map[[2]identity.WireGuardKey]loss
 }
+
+// loss is what happens between two nodes that cannot hear each other.
+type loss uint8
+
+const (
+	none   loss = iota
+	silent      // packets get lost, and Connect says there is a path
+	known       // packets get lost, and Connect knows
+)
 
 // NewNetwork returns a network with nobody on it.
 func NewNetwork() *Network {
 	return &Network{
 		ports: map[identity.WireGuardKey]*Port{},
 		nodes: map[identity.NodeID]identity.WireGuardKey{},
-		cut:   map[[2]identity.WireGuardKey]bool{},
+		cut:   map[[2]identity.WireGuardKey]loss{},
 	}
 }
 
@@ -49,27 +58,30 @@ func (n *Network) Attach(p *identity.Public) *Port {
 	return port
 }
 
-// Cut drops every packet between two nodes until Heal.
-func (n *Network) Cut(a, b identity.NodeID) { n.setCut(a, b, true) }
+// Cut drops every packet between two nodes until Heal, and Connect knows that there is no path.
+func (n *Network) Cut(a, b identity.NodeID) { n.setCut(a, b, known) }
 
-// Heal ends a Cut.
-func (n *Network) Heal(a, b identity.NodeID) { n.setCut(a, b, false) }
+// Swallow drops every packet between two nodes until Heal, while Connect still takes the path for good.
+func (n *Network) Swallow(a, b identity.NodeID) { n.setCut(a, b, silent) }
 
-func (n *Network) setCut(a, b identity.NodeID, cut bool) {
+// Heal ends a Cut or a Swallow.
+func (n *Network) Heal(a, b identity.NodeID) { n.setCut(a, b, none) }
+
+func (n *Network) setCut(a, b identity.NodeID, cut loss) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut[[2]identity.WireGuardKey{n.nodes[a], n.nodes[b]}] = cut
 	n.cut[[2]identity.WireGuardKey{n.nodes[b], n.nodes[a]}] = cut
 }
 
-// reaches returns the port at key if packets from one get there.
-func (n *Network) reaches(from *Port, key identity.WireGuardKey) *Port {
+// toward returns the port at key if from is still in its place, and what happens to packets on the way.
+func (n *Network) toward(from *Port, key identity.WireGuardKey) (*Port, loss) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.ports[from.key] != from || n.cut[[2]identity.WireGuardKey{from.key, key}] {
-		return nil
+	if n.ports[from.key] != from || n.ports[key] == nil {
+		return nil, known
 	}
-	return n.ports[key]
+	return n.ports[key], n.cut[[2]identity.WireGuardKey{from.key, key}]
 }
 
 type packet struct {
@@ -111,7 +123,7 @@ func (p *Port) Connect(ctx context.Context, id identity.NodeID) error {
 	p.connects++
 	p.mu.Unlock()
 	addr, ok := p.AddrOf(id)
-	if !ok || p.net.reaches(p, addr.Key) == nil {
+	if _, loss := p.net.toward(p, addr.Key); !ok || loss == known {
 		return fmt.Errorf("%w: %s", ErrUnreachable, id.Short())
 	}
 	return ctx.Err()
@@ -143,7 +155,7 @@ func (p *Port) WriteTo(b []byte, addr net.Addr) (int, error) {
 		return 0, net.ErrClosed
 	default:
 	}
-	if port := p.net.reaches(p, to.Key); port != nil {
+	if port, loss := p.net.toward(p, to.Key); loss == none {
 		select {
 		case port.queue <- packet{from: p.key, data: append([]byte(nil), b...)}:
 		default:
@@ -210,6 +222,12 @@ func (p *Port) SetReadDeadline(t time.Time) error {
 
 // SetDeadline is SetReadDeadline: writes never wait.
 func (p *Port) SetDeadline(t time.Time) error { return p.SetReadDeadline(t) }
+
+// SetReadBuffer does nothing; it keeps quic-go from complaining in tests that use it directly.
+func (p *Port) SetReadBuffer(int) error { return nil }
+
+// SetWriteBuffer does nothing.
+func (p *Port) SetWriteBuffer(int) error { return nil }
 
 // SetWriteDeadline does nothing.
 func (p *Port) SetWriteDeadline(time.Time) error { return nil }
