@@ -66,7 +66,9 @@ func (a *app) demo(ctx context.Context, stay time.Duration) error {
 	work, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
 	if err := d.run(work); err != nil {
-		d.showLogs()
+		if ctx.Err() == nil {
+			d.showLogs()
+		}
 		return err
 	}
 	if stay == 0 || ctx.Err() != nil {

@@ -74,9 +74,8 @@ func (d *demo) startNode(name string, entry localapi.Entry) (*demoNode, error) {
 	if err != nil {
 		return nil, localapi.Fail(localapi.Failed, "cannot serve a page for the demo", err, "")
 	}
-	n := &demoNode{entry: entry, page: &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, "hello from %s\n", name)
-	})}}
+	hello := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "hello from %s\n", name) }
+	n := &demoNode{entry: entry, page: &http.Server{ReadHeaderTimeout: demoRequestTimeout, Handler: http.HandlerFunc(hello)}}
 	go func() { _ = n.page.Serve(l) }() // ends with cleanUp's Close
 	d.nodes = append(d.nodes, n)
 	proxy, err := freePort()
@@ -137,7 +136,7 @@ func (d *demo) gather(ctx context.Context) error {
 				continue
 			}
 			if err := n.waitFor(ctx, other.settings.Name); err != nil {
-				return fmt.Errorf("%s does not reach %s: %w", n.settings.Name, other.settings.Name, err)
+				return because(err, "%s does not reach %s", n.settings.Name, other.settings.Name)
 			}
 		}
 		return nil
@@ -178,19 +177,28 @@ func (d *demo) traffic(ctx context.Context) error {
 			began := time.Now()
 			answer, err := from.get(ctx, to)
 			if err != nil {
-				return &api.Failure{Class: localapi.Failed, What: fmt.Sprintf("no page from %s through the tunnel of %s", to.settings.Name, from.settings.Name), Why: err.Error()}
+				return because(err, "%s gets no page from %s", from.settings.Name, to.settings.Name)
 			}
 			took := float64(time.Since(began).Microseconds()) / 1000
 			reply, err := to.ping(ctx, from)
 			if err != nil {
-				return fmt.Errorf("ping from %s to %s: %w", to.settings.Name, from.settings.Name, err)
+				return because(err, "%s cannot ping %s", to.settings.Name, from.settings.Name)
 			}
 			d.requests, d.pings = d.requests+1, d.pings+1
-			t.add(from.settings.Name+" -> "+to.settings.Name, answer, millis(took), to.settings.Name+" -> "+from.settings.Name, describePath(reply.Path), millis(reply.TimeMs))
+			t.add(from.settings.Name+" -> "+to.settings.Name, answer, millis(took),
+				to.settings.Name+" -> "+from.settings.Name, describePath(reply.Path), millis(reply.TimeMs))
 		}
 	}
 	t.print(d.app.stdout)
 	return nil
+}
+
+// because says which step failed, in front of why.
+func because(err error, format string, args ...any) error {
+	f := *localapi.AsFailure(err)
+	f.Why = strings.TrimSuffix(f.What+": "+f.Why, ": ")
+	f.What = fmt.Sprintf(format, args...)
+	return &f
 }
 
 // demoRequestTimeout is for one request or ping; the first of a pair brings its tunnel up.

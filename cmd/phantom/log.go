@@ -13,7 +13,8 @@ const logMax = 8 << 20
 // boundedLog is the log file of a node in the background. When it is full it becomes FILE.1, in place of the one before, and a new one
 // starts. stderr goes there as well, for what the runtime says when the process dies.
 type boundedLog struct {
-	name string
+	name       string
+	keepStderr bool // leave stderr where it is
 
 	mu   sync.Mutex // guards what follows
 	file *os.File
@@ -44,6 +45,9 @@ func (l *boundedLog) openLocked() error {
 		l.file.Close()
 	}
 	l.file, l.size = f, fi.Size()
+	if l.keepStderr {
+		return nil
+	}
 	return unix.Dup3(int(f.Fd()), 2, 0)
 }
 

@@ -39,19 +39,25 @@ func (a *app) printPeers(peers []api.Peer) {
 		fmt.Fprintln(a.stdout, "no peers")
 		return
 	}
+	names := map[string]string{}
+	for _, p := range peers {
+		names[p.ID] = p.Name
+	}
 	t := a.newTable("NAME", "ADDRESS", "STATE", "PATH", "RTT", "TUNNEL", "POST-QUANTUM", "EPOCH", "RX", "TX")
 	for _, p := range peers {
 		address := ""
 		if len(p.Addresses) > 0 {
 			address = p.Addresses[0]
 		}
-		t.add(p.Name, address, word(p.State), word2(describePath(p.Path), p.Path.Kind), millis(p.Path.RTTMs), word(p.Tunnel.State),
+		path := describePath(p.Path)
+		if via, ok := names[p.Path.Via]; ok {
+			path = "relay " + via
+		}
+		t.add(p.Name, address, word(p.State), cell{path, stateStyle(p.Path.Kind)}, millis(p.Path.RTTMs), word(p.Tunnel.State),
 			postQuantum(p.Tunnel), epoch(p.Tunnel), size(p.Tunnel.RxBytes), size(p.Tunnel.TxBytes))
 	}
 	t.print(a.stdout)
 }
-
-func word2(text, like string) cell { return cell{text, stateStyle(like)} }
 
 // postQuantum says no only of a tunnel that is up: where nothing travels there is nothing to protect.
 func postQuantum(t api.Tunnel) cell {

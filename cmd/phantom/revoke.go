@@ -14,9 +14,10 @@ const reasonMax = 200
 func (a *app) revokeVerb() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use:               "revoke NODE",
-		Short:             "take a node's membership away for good",
-		Long:              "Takes a node's membership away. Every member that can be reached cuts it off within seconds; it can come back only with a new\nidentity and a new invitation.",
+		Use:   "revoke NODE",
+		Short: "take a node's membership away for good",
+		Long: "Takes a node's membership away. Every member that can be reached cuts it off within seconds;\n" +
+			"it can come back only with a new identity and a new invitation.",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeNodes,
 		RunE: action(func(cmd *cobra.Command, args []string) error {

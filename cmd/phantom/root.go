@@ -43,6 +43,7 @@ func (a *app) root() *cobra.Command {
 		Short: "A serverless post-quantum WireGuard mesh",
 		Long: "PhantomMesh: machines find each other, prove who they are, and talk over post-quantum WireGuard.\n\n" +
 			"First machine:   phantom up\n                 phantom invite\nEvery other:     phantom join TOKEN",
+		Version:       buildVersion().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -98,12 +99,24 @@ func (a *app) finish(cmd *cobra.Command, err error) int {
 	}
 	var f *localapi.Failure
 	if errors.As(err, &f) {
+		if f.Class == localapi.NotRunning && a.rootsNode() {
+			f.Next = "a node of root may be running: try it with sudo; " + f.Next
+		}
 		a.printFailure(f)
 		return int(f.Class)
 	}
 	fmt.Fprintf(a.stderr, "phantom: %v\n", err)
 	fmt.Fprintf(a.stderr, "\n%s", cmd.UsageString())
 	return int(localapi.Usage)
+}
+
+// rootsNode tells whether a user who named no state folder may have meant the machine's node.
+func (a *app) rootsNode() bool {
+	if os.Geteuid() == 0 || a.state.given || os.Getenv("PHANTOM_STATE") != "" {
+		return false
+	}
+	_, err := os.Stat(config.RootState)
+	return err == nil
 }
 
 // exitCode is an error that has been told already: only the number is left to say.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -146,7 +147,7 @@ func manner(r *report) string {
 	switch {
 	case r != nil:
 		return localapi.MannerBackground
-	case os.Getenv("NOTIFY_SOCKET") != "" || os.Getenv("INVOCATION_ID") != "":
+	case os.Getenv("NOTIFY_SOCKET") != "" || os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid()):
 		return localapi.MannerService
 	}
 	return localapi.MannerForeground

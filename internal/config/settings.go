@@ -12,6 +12,9 @@ import (
 // Userspace is the value of TUN that asks for the netstack instead of a device.
 const Userspace = "userspace"
 
+// RootState is the state folder of the node of root, which is the machine's.
+const RootState = "/var/lib/phantommesh"
+
 // Timing profiles.
 const (
 	LAN = "lan" // tight timeouts: round trips of a few milliseconds
@@ -70,7 +73,7 @@ func Defaults() Settings {
 
 func defaultState(uid int, getenv func(string) string) string {
 	if uid == 0 {
-		return "/var/lib/phantommesh"
+		return RootState
 	}
 	// The XDG specification tells programs to ignore a relative path here.
 	if x := getenv("XDG_STATE_HOME"); filepath.IsAbs(x) {
