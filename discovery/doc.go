@@ -1,0 +1,20 @@
+// Package discovery answers: where might this node, or this mesh, be? It gives hints, never paths: only the underlay's own check
+// makes an address a path, and only the control channel proves who is there. So a lie costs a packet and no more.
+//
+// What is here:
+//
+//   - [Book], the address book on disk: which nodes there were, where, and when they were last seen. With it a node that was off for
+//     a week, or cut off by a partition of any length, still knows whom to look for.
+//   - [Finder], the seam into which ways of finding plug: the address book is one, the DHT and LAN beacons are others.
+//   - [FirstAnswer], which tries a list of "host:port" side by side and takes the first that answers.
+//
+// The way of a hint:
+//
+//  1. A finder yields it, with its source and time.
+//  2. [Collect] asks several finders side by side and stops at a time limit.
+//  3. The caller gives the addresses to the underlay as candidates.
+//
+// One goroutine belongs to an open Book: it writes the file some time after a change, and ends with Close. Collect and FirstAnswer
+// return only when every goroutine they started has ended. The book's file is trusted no more than the network: it is strictly
+// read, a damaged one is kept aside, and nothing in it gives anyone a right.
+package discovery
