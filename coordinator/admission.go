@@ -1,0 +1,268 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/crypto/invitation"
+	"github.com/phantommesh/phantommesh/internal/wire"
+)
+
+// clockMax is how far a joiner's clock may be off: certificates are valid from now, and certificate.SkewMax forgives five minutes.
+const clockMax = 10 * time.Minute
+
+// admitTries bounds how often the leader signs anew when name or address were taken meanwhile. Admissions on one leader take
+// turns, so a conflict needs a change of leader.
+const admitTries = 5
+
+// Answer is what a joiner gets: its certificate, and enough of the state to speak to the mesh. The rest it pulls.
+type Answer struct {
+	Raw    []byte // as it travels
+	Member *certificate.Member
+	Mesh   Mesh
+	state  *State
+}
+
+// answerRecords packs an answer: a state with this member alone, all at version 0, so that the first pull asks for everything.
+func answerRecords(s *State, m *Member) ([]byte, error) {
+	member := *m
+	member.Version = 0
+	part := &State{Mesh: s.Mesh, Keyring: Keyring{Keys: s.Keyring.Keys}, Coordinators: s.Coordinators, Members: []*Member{&member}}
+	for _, i := range s.Issuers {
+		issuer := *i
+		issuer.Version = 0
+		part.Issuers = append(part.Issuers, &issuer)
+	}
+	var buf bytes.Buffer
+	w := newRecordWriter(&buf)
+	writePart(w, part)
+	err := w.end()
+	return buf.Bytes(), err
+}
+
+func writePart(w *recordWriter, s *State) {
+	w.put(recordMesh, newMeshRecord(s.Mesh))
+	for _, i := range issuersByDepth(s.Issuers) {
+		w.put(recordIssuer, issuerRecord{Raw: i.Raw, Version: i.Version})
+	}
+	w.put(recordKeyring, keyringRecord{Keys: s.Keyring.Keys, Version: s.Keyring.Version})
+	for _, m := range s.Members {
+		w.put(recordMember, newMemberRecord(m))
+	}
+	w.put(recordView, newViewRecord(s.Coordinators))
+}
+
+// ParseAnswer reads an answer and verifies, with nothing known but the mesh's ID, that it makes self a member now.
+func ParseAnswer(raw []byte, mesh identity.MeshID, self identity.NodeID, now time.Time) (Answer, error) {
+	b := newBuilder(nil)
+	err := readRecords(bytes.NewReader(raw), func(kind uint8, body []byte) error {
+		known, err := b.add(kind, body)
+		if err == nil && !known {
+			err = errors.New("unknown record")
+		}
+		return err
+	})
+	var s *State
+	if err == nil {
+		s, err = b.build()
+	}
+	if err != nil {
+		return Answer{}, fmt.Errorf("coordinator: the answer to the enrolment: %w", err)
+	}
+	if s.Mesh.ID != mesh {
+		return Answer{}, fmt.Errorf("coordinator: the answer to the enrolment: %w", certificate.ErrWrongMesh)
+	}
+	m, ok := s.Member(self)
+	if !ok || s.Version != 0 {
+		return Answer{}, errors.New("coordinator: the answer to the enrolment is for another node")
+	}
+	if _, err := s.trust.VerifyMember(m.Raw, now); err != nil {
+		return Answer{}, fmt.Errorf("coordinator: the certificate in the answer: %w", err)
+	}
+	return Answer{Raw: raw, Member: m.Certificate, Mesh: s.Mesh, state: s}, nil
+}
+
+// RequestEnrollment is the joiner's half of "enroll", on a stream to any member: raw is a signed invitation.Request. Errors:
+// *Refused, ErrNoQuorum, or what broke the stream.
+func RequestEnrollment(ctx context.Context, s net.Conn, raw []byte, mesh identity.MeshID, now time.Time) (Answer, error) {
+	stop := context.AfterFunc(ctx, func() { s.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	req, err := invitation.ParseRequest(raw)
+	if err != nil {
+		return Answer{}, err
+	}
+	if err := wire.WriteMessage(s, enrollRequest{Request: raw}, enrollRequestMax); err != nil {
+		return Answer{}, fmt.Errorf("coordinator: send the enrolment request: %w", errors.Join(err, ctx.Err()))
+	}
+	var a answer
+	if err := wire.ReadMessage(s, &a, answerMax); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return Answer{}, fmt.Errorf("coordinator: read the answer to the enrolment: %w", errors.Join(err, ctx.Err()))
+	}
+	if err := a.err(); err != nil {
+		return Answer{}, err
+	}
+	return ParseAnswer(a.Body, mesh, req.Public.NodeID(), now)
+}
+
+// Enrolled starts the group of a node that was just admitted. Like founding, it leaves either nothing or a member on disk.
+func Enrolled(cfg Config, a Answer) (*Group, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if a.state == nil || a.Member.NodeID() != cfg.Key.ID() {
+		return nil, errors.New("coordinator: this answer was not made by ParseAnswer for this node")
+	}
+	path, err := beginDir(cfg.Dir)
+	if err != nil {
+		return nil, foundError(cfg.Dir, err)
+	}
+	if err := writeStateFile(filepath.Join(path, stateName), a.state); err != nil {
+		return nil, foundError(cfg.Dir, errors.Join(err, os.RemoveAll(path)))
+	}
+	if err := commitDir(cfg.Dir); err != nil {
+		return nil, foundError(cfg.Dir, err)
+	}
+	return open(cfg)
+}
+
+// Enroll has a signed request decided by the leader: what a member does for a joiner.
+func (g *Group) Enroll(ctx context.Context, rawRequest []byte) (Answer, error) {
+	raw, err := g.enroll(ctx, rawRequest)
+	if err != nil {
+		return Answer{}, err
+	}
+	req, err := invitation.ParseRequest(rawRequest)
+	if err != nil {
+		return Answer{}, err
+	}
+	return ParseAnswer(raw, g.state.Load().Mesh.ID, req.Public.NodeID(), g.cfg.Now())
+}
+
+func (g *Group) enroll(ctx context.Context, rawRequest []byte) ([]byte, error) {
+	// Refuse here what any member can tell: the leader does not pay for a stranger's noise.
+	if _, err := g.checkRequest(rawRequest); err != nil {
+		return nil, err
+	}
+	return g.decide(ctx, opEnroll, enrollRequest{Request: rawRequest})
+}
+
+// checkRequest verifies what needs no ledger.
+func (g *Group) checkRequest(raw []byte) (*invitation.Request, error) {
+	req, err := invitation.ParseRequest(raw)
+	if err != nil {
+		return nil, refuse(RefusedRequest, "the enrolment request is malformed or not signed by its own keys")
+	}
+	if req.Mesh != g.state.Load().Mesh.ID {
+		return nil, refuse(RefusedMesh, "the invitation is for another mesh than this member's")
+	}
+	now := g.cfg.Now()
+	if off := req.Time.Sub(now); off > clockMax || off < -clockMax {
+		direction := "ahead"
+		if off < 0 {
+			direction, off = "behind", -off
+		}
+		return nil, refuse(RefusedClock, "the joining machine's clock is %s %s of the mesh's (%s against %s); set it, then join again",
+			off.Round(time.Second), direction, req.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	return req, nil
+}
+
+// executeEnroll is the leader's part: check, sign, propose; one raft entry.
+func (g *Group) executeEnroll(ctx context.Context, r *replica, asker identity.NodeID, b enrollRequest) ([]byte, error) {
+	req, err := g.checkRequest(b.Request)
+	if err != nil {
+		return nil, err
+	}
+	select { // admissions take turns: two at once would want the same address
+	case g.admitting <- struct{}{}:
+		defer func() { <-g.admitting }()
+	case <-ctx.Done():
+		return nil, ErrNoQuorum
+	}
+	id := req.Public.NodeID()
+	for range admitTries {
+		proposal, known, err := g.draftAdmission(r, req)
+		if err != nil {
+			return nil, err
+		}
+		if known != nil {
+			return answerRecords(g.ledgerState(r), known)
+		}
+		raw, err := certificate.SignMember(g.cfg.Key, *proposal)
+		if err != nil {
+			return nil, fmt.Errorf("coordinator: sign the certificate of %s: %w", id.Short(), err)
+		}
+		res, err := g.propose(ctx, r, KindAdmit, asker, admitBody{Invitation: req.Invitation, Request: sha256.Sum256(b.Request), Certificate: raw})
+		if errors.Is(err, errConflict) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		g.cfg.Log.Info("coordinator: member admitted", "peer", id.Short(), "name", res.Member.Certificate.Name, "addr", res.Member.Certificate.IPv4)
+		return answerRecords(g.ledgerState(r), res.Member)
+	}
+	return nil, fmt.Errorf("coordinator: admit %s: %w", id.Short(), errConflict)
+}
+
+// draftAdmission checks the request against the ledger and drafts a certificate; known is set for a node that is in already.
+func (g *Group) draftAdmission(r *replica, req *invitation.Request) (draft *certificate.Member, known *Member, err error) {
+	now := g.cfg.Now()
+	r.machine.view(func(l *Ledger) {
+		id := req.Public.NodeID()
+		if known, _ = l.State().Member(id); known != nil && known.Status != Active {
+			known, err = nil, outcast(known)
+			return
+		}
+		inv, ok := l.Invitation(req.Invitation)
+		if !ok {
+			known, err = nil, refuse(RefusedInvitation, "this invitation is not known to the mesh: it was cancelled, or is long past; ask for a new one")
+			return
+		}
+		if !invitation.VerifyProof(inv.Key, req.Mesh, id, req.Proof) {
+			known, err = nil, refuse(RefusedInvitation, "the invitation's secret is wrong; copy the whole token again")
+			return
+		}
+		if known != nil {
+			return // its answer was lost, or it joins twice: no second use
+		}
+		if r := admissible(inv, now); r != nil {
+			err = r
+			return
+		}
+		draft, err = g.draftMember(l, inv, req, now)
+	})
+	return draft, known, err
+}
+
+func (g *Group) draftMember(l *Ledger, inv Invitation, req *invitation.Request, now time.Time) (*certificate.Member, error) {
+	addr, err := l.nextLease(now)
+	if err != nil {
+		return nil, err
+	}
+	want := req.Name
+	if inv.Name != "" {
+		want = inv.Name
+	}
+	region := req.Region
+	if certificate.CheckLabel(region) != nil {
+		region = ""
+	}
+	id := req.Public.NodeID()
+	return &certificate.Member{Public: req.Public, Mesh: l.State().Mesh.ID, Name: l.freeName(want, id), IPv4: addr,
+		Tags: certificate.SortTags(inv.Tags), Region: region, NotBefore: now, NotAfter: now.Add(certificate.MemberLife), Serial: serial(now, 0)}, nil
+}

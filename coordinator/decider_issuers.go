@@ -1,0 +1,55 @@
+package coordinator
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// DecideIssuers gets an issuer certificate for every voter and everybody who is about to become one. The holder of the root key
+// signs if it is here, and then the certificate allows to make further issuers; else any such parent signs a leaf. A leaf
+// becomes a parent when the holder is back.
+func DecideIssuers(s *State, o Observation) []Proposal {
+	var out []Proposal
+	wanted := append(slices.Clone(o.Voters), o.Staged...)
+	wanted = append(wanted, successors(s, o)...)
+	done := map[identity.NodeID]bool{}
+	for _, id := range wanted {
+		if done[id] || !s.Active(id) || len(out) == proposalsPerTick {
+			continue
+		}
+		done[id] = true
+		depth, issuer := s.trust.IssuerDepth(id, o.Now)
+		signer, gives, ok := signerFor(s, o)
+		switch {
+		case !ok || (issuer && depth >= gives):
+		case issuer && !slices.Contains(o.Voters, id):
+			// A leaf is enough until it has its vote.
+		default:
+			out = append(out, Proposal{Action: SignIssuer, Node: id, Signer: signer, Depth: gives, Why: fmt.Sprintf("votes, or is about to (depth %d)", gives)})
+		}
+	}
+	return out
+}
+
+// signerFor returns who can sign an issuer now, and the depth it can give.
+func signerFor(s *State, o Observation) (signer identity.NodeID, depth uint8, ok bool) {
+	usable := func(id identity.NodeID) bool {
+		return s.Active(id) && (id == o.Self || o.alive(id)) && !o.Unwilling[id]
+	}
+	if usable(s.Mesh.Holder) {
+		return s.Mesh.Holder, certificate.DepthParent, true
+	}
+	parents := []identity.NodeID{o.Self}
+	for _, i := range s.Issuers {
+		parents = append(parents, i.ID)
+	}
+	for _, id := range parents {
+		if d, issuer := s.trust.IssuerDepth(id, o.Now); issuer && d >= certificate.DepthParent && usable(id) {
+			return id, certificate.DepthLeaf, true
+		}
+	}
+	return identity.NodeID{}, 0, false
+}

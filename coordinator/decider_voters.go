@@ -1,0 +1,135 @@
+package coordinator
+
+import (
+	"slices"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// DecideVoters keeps the group at one, three or five voters, one change at a time:
+//
+//  1. A leader that is no longer a member gives leadership away; other voters that are no longer members are removed.
+//  2. Who is wanted (successors) is staged first: it receives the log without a vote. All that are wanted are staged before the
+//     first is promoted, so that the group is even for milliseconds only.
+//  3. A voter gone for Grace is removed when a staged successor has caught up; one gone for Shrink is removed anyway.
+//  4. A voter too many (an even group, nobody gone) is removed.
+//
+// No change leaves the group without a living majority; what would, waits.
+func DecideVoters(s *State, o Observation) []Proposal {
+	steps := []func(*State, Observation) (Proposal, bool){
+		abdicate, removeOutcast, dropStaged, stageSuccessor, replaceOrPromote, removeLost, removeSurplus,
+	}
+	for _, step := range steps {
+		if p, ok := step(s, o); ok {
+			return []Proposal{p}
+		}
+	}
+	return nil
+}
+
+// keepsMajority tells whether the group still has a living majority with these voters.
+func keepsMajority(s *State, o Observation, voters []identity.NodeID) bool {
+	o.Voters = voters
+	return len(livingVoters(s, o)) > len(voters)/2
+}
+
+func without(list []identity.NodeID, id identity.NodeID) []identity.NodeID {
+	return slices.DeleteFunc(slices.Clone(list), func(x identity.NodeID) bool { return x == id })
+}
+
+func abdicate(s *State, o Observation) (Proposal, bool) {
+	if s.Active(o.Self) {
+		return Proposal{}, false
+	}
+	for _, id := range livingVoters(s, o) {
+		if id != o.Self {
+			return Proposal{Action: Transfer, Node: id, Why: "the leader is no longer a member"}, true
+		}
+	}
+	return Proposal{}, false
+}
+
+func removeOutcast(s *State, o Observation) (Proposal, bool) {
+	for _, id := range o.Voters {
+		if id != o.Self && !s.Active(id) && keepsMajority(s, o, without(o.Voters, id)) {
+			return Proposal{Action: RemoveVoter, Node: id, Why: "no longer a member"}, true
+		}
+	}
+	return Proposal{}, false
+}
+
+func dropStaged(s *State, o Observation) (Proposal, bool) {
+	for _, id := range o.Staged {
+		switch {
+		case !s.Active(id):
+			return Proposal{Action: RemoveVoter, Node: id, Why: "no longer a member"}, true
+		case o.goneFor(id) >= o.Timing.Grace:
+			return Proposal{Action: RemoveVoter, Node: id, Why: "gone while it caught up"}, true
+		case o.alive(id) && !slices.Contains(candidates(s, o), id):
+			continue // alive, but not yet stable again
+		case o.alive(id) && !slices.Contains(successors(s, o), id):
+			return Proposal{Action: RemoveVoter, Node: id, Why: "no longer needed"}, true
+		}
+	}
+	return Proposal{}, false
+}
+
+func stageSuccessor(s *State, o Observation) (Proposal, bool) {
+	for _, id := range successors(s, o) {
+		if !slices.Contains(o.Staged, id) && s.MaySpeakRaft(id, o.Now) {
+			return Proposal{Action: Stage, Node: id, Why: "to become a voter"}, true
+		}
+	}
+	return Proposal{}, false
+}
+
+// replaceOrPromote acts when every successor has caught up: it first removes a lost voter whose place is filled, then promotes.
+func replaceOrPromote(s *State, o Observation) (Proposal, bool) {
+	next := successors(s, o)
+	ready := slices.DeleteFunc(slices.Clone(next), func(id identity.NodeID) bool {
+		return !o.CaughtUp[id] || !slices.Contains(o.Staged, id) || !s.MaySpeakRaft(id, o.Now)
+	})
+	if len(next) == 0 || len(ready) < len(next) {
+		return Proposal{}, false
+	}
+	for _, id := range o.Voters {
+		if o.goneFor(id) >= o.Timing.Grace && keepsMajority(s, o, without(o.Voters, id)) {
+			return Proposal{Action: RemoveVoter, Node: id, Why: "gone, another takes its vote"}, true
+		}
+	}
+	lost := len(o.Voters) - len(livingVoters(s, o))
+	if lost > 0 && len(o.Voters) >= VotersFor(len(o.Voters)) && len(o.Voters)%2 == 1 {
+		return Proposal{}, false // a voter is away but may still come back: its successor waits at its side
+	}
+	if !keepsMajority(s, o, append(slices.Clone(o.Voters), ready[0])) {
+		return Proposal{}, false
+	}
+	return Proposal{Action: Promote, Node: ready[0], Why: "caught up"}, true
+}
+
+func removeLost(s *State, o Observation) (Proposal, bool) {
+	for _, id := range o.Voters {
+		if id != o.Self && o.goneFor(id) >= o.Timing.Shrink && keepsMajority(s, o, without(o.Voters, id)) {
+			return Proposal{Action: RemoveVoter, Node: id, Why: "gone for good"}, true
+		}
+	}
+	return Proposal{}, false
+}
+
+// removeSurplus makes an even group odd again when all of it is alive and nobody is there to fill it up.
+func removeSurplus(s *State, o Observation) (Proposal, bool) {
+	living := livingVoters(s, o)
+	if len(living) < len(o.Voters) || len(o.Voters) <= VotersFor(len(o.Voters)) || len(successors(s, o)) > 0 {
+		return Proposal{}, false
+	}
+	var pick identity.NodeID
+	for _, id := range living {
+		if id != o.Self && (pick.IsZero() || o.Alive[id].After(o.Alive[pick])) {
+			pick = id
+		}
+	}
+	if pick.IsZero() || !keepsMajority(s, o, without(o.Voters, pick)) {
+		return Proposal{}, false
+	}
+	return Proposal{Action: RemoveVoter, Node: pick, Why: "an even number of voters"}, true
+}

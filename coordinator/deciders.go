@@ -1,0 +1,125 @@
+package coordinator
+
+import (
+	"slices"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// Observation is what the leader sees beside the ledger, at one moment.
+type Observation struct {
+	Self   identity.NodeID
+	Now    time.Time
+	Timing Timing
+	Voters []identity.NodeID // of raft's latest configuration, sorted
+	Staged []identity.NodeID // receive the log but have no vote yet, sorted
+	// Alive and Gone hold since when; a node is in one of them. Of voters, Alive also means that heartbeats reach them.
+	Alive map[identity.NodeID]time.Time
+	Gone  map[identity.NodeID]time.Time
+	// CaughtUp are the staged that have applied the log up to where it was a moment ago.
+	CaughtUp map[identity.NodeID]bool
+	// Unwilling were asked for an issuer's signature lately and gave none.
+	Unwilling map[identity.NodeID]bool
+}
+
+func (o Observation) alive(id identity.NodeID) bool { _, ok := o.Alive[id]; return ok }
+
+// goneFor tells for how long a node has not been seen; zero for one that is alive.
+func (o Observation) goneFor(id identity.NodeID) time.Duration {
+	if since, ok := o.Gone[id]; ok {
+		return o.Now.Sub(since)
+	}
+	return 0
+}
+
+// Action is what a proposal wants done.
+type Action uint8
+
+// The actions.
+const (
+	SignIssuer  Action = iota + 1 // an issuer certificate of Depth for Node, signed by Signer
+	Stage                         // send the log to Node, without a vote
+	Promote                       // give the staged Node its vote
+	RemoveVoter                   // take Node out of the group, voter or staged
+	Transfer                      // make Node the leader
+	Reissue                       // a new certificate for Node, otherwise unchanged
+)
+
+// String names the action for logs and golden tables.
+func (a Action) String() string {
+	return [...]string{"?", "sign-issuer", "stage", "promote", "remove", "transfer", "reissue"}[min(int(a), 6)]
+}
+
+// Proposal is one thing a decider wants done, with its reason for the log.
+type Proposal struct {
+	Action Action
+	Node   identity.NodeID
+	Signer identity.NodeID // of SignIssuer
+	Depth  uint8           // of SignIssuer
+	Why    string
+}
+
+// Decider is one row of the table. Decide is pure: its memory is the ledger.
+type Decider struct {
+	Name   string
+	Decide func(ledger *State, seen Observation) []Proposal
+}
+
+// Deciders is the table: a further decider is one file and one row. Each runs every tick on the leader; what it proposes is
+// carried out in order, up to proposalsPerTick.
+var Deciders = []Decider{
+	{"issuers", DecideIssuers},
+	{"voters", DecideVoters},
+	{"renewal", DecideRenewal},
+}
+
+// proposalsPerTick bounds what one decider can set off at once: a commit takes some milliseconds.
+const proposalsPerTick = 8
+
+// VotersFor is the size of the group by the number of members that could vote: always odd, since a fourth voter makes a group
+// slower but not safer.
+func VotersFor(reachable int) int {
+	switch {
+	case reachable >= 5:
+		return 5
+	case reachable >= 3:
+		return 3
+	}
+	return 1
+}
+
+// candidates are active members that have been alive for long enough and have no vote, the best first: those who are issuers
+// already, then by how long they have been alive.
+func candidates(s *State, o Observation) []identity.NodeID {
+	var out []identity.NodeID
+	for _, m := range s.Members {
+		since, alive := o.Alive[m.ID]
+		if m.Status == Active && alive && o.Now.Sub(since) >= o.Timing.Stable && !slices.Contains(o.Voters, m.ID) {
+			out = append(out, m.ID)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b identity.NodeID) int {
+		ia, ib := s.MaySpeakRaft(a, o.Now), s.MaySpeakRaft(b, o.Now)
+		switch {
+		case ia != ib && ia:
+			return -1
+		case ia != ib:
+			return 1
+		}
+		return o.Alive[a].Compare(o.Alive[b])
+	})
+	return out
+}
+
+// successors are the candidates that the group wants now: as many as it takes to fill it.
+func successors(s *State, o Observation) []identity.NodeID {
+	list := candidates(s, o)
+	living := len(livingVoters(s, o))
+	missing := VotersFor(living+len(list)) - living
+	return list[:max(0, min(missing, len(list)))]
+}
+
+func livingVoters(s *State, o Observation) []identity.NodeID {
+	return slices.DeleteFunc(slices.Clone(o.Voters), func(id identity.NodeID) bool { return !s.Active(id) || !o.alive(id) })
+}

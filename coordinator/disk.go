@@ -1,0 +1,179 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/google/renameio/v2"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+)
+
+// The layout below Config.Dir. Everything of the mesh is in one folder, so that it comes into being by one rename and goes by one.
+const (
+	meshDir   = "mesh"
+	stateName = "state.cbor"
+	rootName  = "root.key"
+	raftName  = "raft"
+	voterName = "voter"    // present while this node has promised votes: see hasForgotten
+	newDir    = "mesh.new" // being made; deleted at the next start
+	oldDir    = "mesh.old" // being deleted
+	termName  = "term"     // of the last replica that was wiped: see keepTerm
+	wipedName = "raft.old" // being deleted
+)
+
+// RootKeyPath is where the founder of a mesh keeps its root key, below the state folder.
+const RootKeyPath = meshDir + "/" + rootName
+
+func isDiskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+func diskHint(err error) string {
+	if isDiskFull(err) {
+		return " (the disk is full: make room, then repeat)"
+	}
+	return ""
+}
+
+// syncDir makes renames and new names in dir durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	return errors.Join(err, f.Close())
+}
+
+// writeSynced writes a new file and makes its content durable.
+func writeSynced(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// commitDir makes the finished folder newDir the mesh folder: the one moment at which a node becomes a member on disk.
+func commitDir(dir string) error {
+	if err := syncDir(filepath.Join(dir, newDir)); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(dir, newDir), filepath.Join(dir, meshDir)); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// beginDir clears leftovers of an interrupted start and makes an empty newDir.
+func beginDir(dir string) (string, error) {
+	if _, err := os.Stat(filepath.Join(dir, meshDir)); err == nil {
+		return "", ErrExists
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := sweepDir(dir); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, newDir)
+	return path, os.Mkdir(path, 0o700)
+}
+
+func sweepDir(dir string) error {
+	temps, _ := filepath.Glob(filepath.Join(dir, meshDir, ".*")) // of renameio, cut short
+	for _, t := range temps {
+		os.Remove(t)
+	}
+	return errors.Join(os.RemoveAll(filepath.Join(dir, newDir)), os.RemoveAll(filepath.Join(dir, oldDir)),
+		os.RemoveAll(filepath.Join(dir, meshDir, wipedName)))
+}
+
+// Forget removes all of the mesh from the folder, root key included: after this node has left. The node's identity is not here.
+func Forget(dir string) error {
+	if err := sweepDir(dir); err != nil {
+		return err
+	}
+	err := os.Rename(filepath.Join(dir, meshDir), filepath.Join(dir, oldDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, syncDir(dir), os.RemoveAll(filepath.Join(dir, oldDir)))
+}
+
+// Exists tells whether the folder belongs to a mesh.
+func Exists(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, meshDir))
+	return err == nil
+}
+
+// markVoter is written before the first vote can be promised.
+func markVoter(mesh string) error {
+	path := filepath.Join(mesh, voterName)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	return errors.Join(writeSynced(path, nil), syncDir(mesh))
+}
+
+// hasForgotten tells whether this node once had a vote and has lost its log: what it promised is gone, so it must not vote before
+// the group has taken it out and let it in anew. Else two leaders could win the same term.
+func hasForgotten(mesh string) bool {
+	_, marked := os.Stat(filepath.Join(mesh, voterName))
+	_, log := os.Stat(filepath.Join(mesh, raftName, logFile))
+	return marked == nil && log != nil
+}
+
+// keepTerm remembers the term of a replica that is about to be wiped. A later replica begins with it: to leaders of older terms,
+// cut off since, this node has promised not to follow, and without it some such nodes together could complete their majority.
+func keepTerm(mesh string, term uint64) error {
+	return renameio.WriteFile(filepath.Join(mesh, termName), []byte(strconv.FormatUint(term, 10)+"\n"), 0o600, renameio.WithTempDir(mesh))
+}
+
+// restoreTerm raises a new replica's term to the kept one.
+func restoreTerm(store raft.StableStore, mesh string) error {
+	path := filepath.Join(mesh, termName)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("coordinator: read the last term: %w", err)
+	}
+	kept, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return &DamagedError{Path: path, Err: err, Next: "remove this node's vote by revoking it, or wait until the group has replaced it, then remove the file"}
+	}
+	term, err := store.GetUint64([]byte(currentTermKey))
+	if err != nil && err.Error() != raftboltdb.ErrKeyNotFound.Error() {
+		return fmt.Errorf("coordinator: read the term: %w", err)
+	}
+	if term >= kept {
+		return nil
+	}
+	return store.SetUint64([]byte(currentTermKey), kept)
+}
+
+// wipeReplica removes log and promises, once the group's leader has confirmed that this node is not a voter.
+func wipeReplica(mesh string) error {
+	old := filepath.Join(mesh, wipedName)
+	if err := os.RemoveAll(old); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(mesh, raftName), old); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(filepath.Join(mesh, voterName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return errors.Join(syncDir(mesh), os.RemoveAll(old))
+}

@@ -1,0 +1,29 @@
+// Package coordinator is how a mesh decides: one Raft group made of the members' own nodes, the ledger it replicates, and the
+// deciders that keep the group itself in shape.
+//
+// A decision travels in these stages:
+//
+//  1. call.go: any member asks (invite, revoke, enrol ...). On the leader the question is answered in place; anywhere else it is
+//     forwarded to the leader over the control protocol "decide". Who asked is the peer that control authenticated.
+//  2. execute.go, admission.go: the leader checks the question against its ledger, signs what has to be signed, and proposes
+//     one command.
+//  3. replica.go: hashicorp/raft replicates the command over control streams ("raft") and stores it in bbolt.
+//  4. ledger.go: every voter applies the command. Apply is pure: no clock, no randomness, the same result everywhere.
+//  5. state.go: what changed becomes a new immutable State. Group.State and Group.Trust return it at once on every voter.
+//  6. pull.go: all other members fetch what is newer than theirs (protocol "state") from any member, verify every object
+//     against the mesh root and the whole against a head that a coordinator signed, and keep it in state.cbor.
+//
+// The deciders (deciders.go, decider_*.go) run on the leader: pure functions of the ledger, observations and the time, in a
+// table. Today they choose the voters and their issuer certificates. A further decider is one new file and one new row.
+//
+// Goroutines. Group owns two: steer (ticks the deciders, keeps a voter's or a member's duties: catching up, stepping down,
+// reopening a fenced replica) and keep (writes state.cbor). hashicorp/raft owns its own; replica.stop ends them all. Handlers
+// run on goroutines of the control package and end with their stream. Close stops everything and waits.
+//
+// Trust. A raft stream is accepted only from an active member that holds an issuer certificate signed by the mesh root or by
+// an issuer the root allowed to make issuers. Commands from the log are still verified: a certificate enters the ledger only
+// if it verifies there. A state pulled from a member may be old, but neither altered nor cut: its digest is signed.
+//
+// Files, all below Config.Dir in mesh/: state.cbor (every member), root.key (the founder), voter and raft/ (voters).
+// The folder appears by one rename, so that founding and enrolling leave either nothing or a member.
+package coordinator

@@ -1,0 +1,331 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/wire"
+)
+
+const (
+	// reopenAfter: a replica that fenced itself, or could not be opened, is tried again; a full disk takes a person.
+	reopenAfter = 5 * time.Second
+	// confirmEvery: how often a node that suspects it has lost its vote asks.
+	confirmEvery = 2 * time.Second
+	// unwillingFor: who gave no signature is not asked again for this long.
+	unwillingFor = 30 * time.Second
+)
+
+// watcher is the deciders' memory of who has been seen since when. It belongs to steer.
+type watcher struct {
+	alive     map[identity.NodeID]time.Time
+	gone      map[identity.NodeID]time.Time
+	unwilling map[identity.NodeID]time.Time
+	askedAt   time.Time // confirmRemoval
+}
+
+// steer does this node's duties, every tick and when something changed.
+func (g *Group) steer() {
+	tick := time.NewTicker(g.cfg.Timing.Tick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-g.wake:
+		case <-g.ctx.Done():
+			return
+		}
+		r := g.tendReplica()
+		switch {
+		case r == nil:
+			if g.hasForgotten() {
+				g.confirmRemoval(0)
+			}
+		case r.leads():
+			g.lead(r)
+		default:
+			g.watch.forgetSight()
+			g.follow(r)
+		}
+	}
+}
+
+func (g *Group) hasForgotten() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.forgotten
+}
+
+// tendReplica throws away a fenced replica, opens it again later, and returns the one that runs.
+func (g *Group) tendReplica() *replica {
+	g.mu.Lock()
+	r := g.replica
+	if r == nil {
+		defer g.mu.Unlock()
+		if g.fault != nil && !g.closed && !g.forgotten && !g.cfg.Now().Before(g.reopenAt) {
+			r, _ = g.reopenLocked()
+		}
+		return r
+	}
+	err := r.fence.fault()
+	if err == nil {
+		g.mu.Unlock()
+		return r
+	}
+	g.replica, g.fault, g.reopenAt = nil, err, g.cfg.Now().Add(reopenAfter)
+	g.mu.Unlock()
+	g.cfg.Log.Error("coordinator: this node's replica of the ledger has cut itself off, trying again from disk"+diskHint(err), "err", err)
+	g.keepView(r)
+	r.stop()
+	return nil
+}
+
+// keepView makes a replica's last view of the group the one to go on from without it.
+func (g *Group) keepView(r *replica) {
+	v := g.ownView(r)
+	if v.Leader == g.self {
+		v.Leader, v.Quorum = identity.NodeID{}, false
+	}
+	g.publishing.Lock()
+	defer g.publishing.Unlock()
+	g.state.Store(g.state.Load().withCoordinators(v))
+}
+
+// follow looks after a voter that does not lead: one that hears nothing, or is not in the configuration it knows, may have lost
+// its vote while it was away.
+func (g *Group) follow(r *replica) {
+	voters, staged := r.servers()
+	member := contains(voters, g.self) || contains(staged, g.self)
+	quiet := g.cfg.Now().Sub(r.raft.LastContact()) > 4*g.cfg.Timing.Election
+	if len(voters) == 0 && !quiet {
+		return
+	}
+	if quiet || !member {
+		g.confirmRemoval(r.raft.CurrentTerm())
+	}
+}
+
+// confirmRemoval asks who leads, and when a leader that has a majority behind it, of no lower term than ours, does not count this
+// node among voters or staged, it wipes the replica. The state stays: this node is a plain member then.
+func (g *Group) confirmRemoval(term uint64) {
+	now := g.cfg.Now()
+	if now.Sub(g.watch.askedAt) < confirmEvery {
+		return
+	}
+	g.watch.askedAt = now
+	ctx, cancel := context.WithTimeout(g.ctx, statusWait)
+	defer cancel()
+	leader, st := g.surveyLeader(ctx)
+	if leader.IsZero() {
+		// Whom to ask may have changed as well: the state tells.
+		g.poll()
+		return
+	}
+	if st.Term < term || contains(st.Voters, g.self) || contains(st.Staged, g.self) || len(st.Voters) == 0 {
+		return
+	}
+	if err := g.resignLocally(st.Term); err != nil {
+		g.cfg.Log.Warn("coordinator: the old replica of the ledger could not be removed"+diskHint(err), "err", err)
+		return
+	}
+	g.cfg.Log.Info("coordinator: this node no longer votes", "leader", leader.Short(), "term", st.Term)
+	g.PullSoon(leader)
+}
+
+// resignLocally stops and wipes the replica, keeping the term: a leader of an older one can never again count on this node.
+func (g *Group) resignLocally(term uint64) error {
+	g.mu.Lock()
+	r := g.replica
+	g.replica, g.fault = nil, nil
+	g.mu.Unlock()
+	if r != nil {
+		term = max(term, r.raft.CurrentTerm())
+		g.keepView(r)
+		r.stop()
+	}
+	if err := errors.Join(g.save(), keepTerm(g.mesh, term), wipeReplica(g.mesh)); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.forgotten = false
+	g.mu.Unlock()
+	return nil
+}
+
+// lead runs the deciders and carries out what they propose.
+func (g *Group) lead(r *replica) {
+	if g.handing.Load() {
+		return // handover.go moves votes right now
+	}
+	o := g.observeMesh(r)
+	for _, d := range Deciders {
+		for i, p := range d.Decide(g.ledgerState(r), o) {
+			if i == proposalsPerTick || g.ctx.Err() != nil {
+				break
+			}
+			if err := g.carryOut(r, p); err != nil {
+				g.cfg.Log.Warn("coordinator: a decision could not be carried out", "decider", d.Name, "action", p.Action.String(), "peer", p.Node.Short(), "err", err)
+				break
+			}
+			g.cfg.Log.Info("coordinator: decided", "decider", d.Name, "action", p.Action.String(), "peer", p.Node.Short(), "why", p.Why)
+			poke(g.wake) // look again at once: a change of the group takes several steps
+		}
+	}
+}
+
+func (w *watcher) forgetSight() { w.alive, w.gone = nil, nil }
+
+// observeMesh brings the watcher up to date and returns what the deciders see.
+func (g *Group) observeMesh(r *replica) Observation {
+	w, now := &g.watch, g.cfg.Now()
+	if w.alive == nil {
+		w.alive, w.gone = map[identity.NodeID]time.Time{}, map[identity.NodeID]time.Time{}
+	}
+	if w.unwilling == nil {
+		w.unwilling = map[identity.NodeID]time.Time{}
+	}
+	o := Observation{Self: g.self, Now: now, Timing: g.cfg.Timing, Alive: w.alive, Gone: w.gone,
+		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}}
+	o.Voters, o.Staged = r.servers()
+	for _, m := range g.state.Load().Members {
+		seen := m.Status == Active && (m.ID == g.self || (g.cfg.Alive(m.ID) && !r.contact.fails(m.ID)))
+		from, to := w.gone, w.alive
+		if !seen {
+			from, to = w.alive, w.gone
+		}
+		delete(from, m.ID)
+		if _, ok := to[m.ID]; !ok {
+			to[m.ID] = now
+		}
+	}
+	for id, at := range w.unwilling {
+		if o.Unwilling[id] = now.Sub(at) < unwillingFor; !o.Unwilling[id] {
+			delete(w.unwilling, id)
+		}
+	}
+	g.observeStaged(r, &o)
+	return o
+}
+
+// caughtUpWithin: a staged node counts as caught up when it has applied all but this many of the leader's entries.
+const caughtUpWithin = 8
+
+func (g *Group) observeStaged(r *replica, o *Observation) {
+	if len(o.Staged) == 0 {
+		return
+	}
+	applied := r.raft.AppliedIndex()
+	type reply struct {
+		id identity.NodeID
+		ok bool
+	}
+	replies := make(chan reply, len(o.Staged))
+	for _, id := range o.Staged {
+		go func() { // ends within statusWait
+			st, err := g.askStatus(g.ctx, id)
+			replies <- reply{id, err == nil && st.Replica && st.Applied+caughtUpWithin >= applied}
+		}()
+	}
+	for range o.Staged {
+		p := <-replies
+		o.CaughtUp[p.id] = p.ok
+	}
+}
+
+func (g *Group) carryOut(r *replica, p Proposal) error {
+	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
+	defer cancel()
+	id, addr, limit := serverID(p.Node), serverAddress(p.Node), g.cfg.Timing.RPC
+	switch p.Action {
+	case SignIssuer:
+		return g.grantIssuer(ctx, r, p)
+	case Stage:
+		return wait(ctx, r.raft.AddNonvoter(id, addr, 0, limit).Error)
+	case Promote:
+		return wait(ctx, r.raft.AddVoter(id, addr, 0, limit).Error)
+	case RemoveVoter:
+		return wait(ctx, r.raft.RemoveServer(id, 0, limit).Error)
+	case Transfer:
+		return wait(ctx, r.raft.LeadershipTransferToServer(id, addr).Error)
+	case Reissue:
+		if err := g.ready(ctx, r); err != nil {
+			return err
+		}
+		return g.reissue(ctx, r, identity.NodeID{}, p.Node, "renewed", func(*certificate.Member) {})
+	}
+	return nil
+}
+
+type signRequest struct {
+	_     struct{} `cbor:",toarray"`
+	Node  identity.NodeID
+	Depth uint8
+}
+
+// grantIssuer gets an issuer certificate signed, here or by another member, and proposes it.
+func (g *Group) grantIssuer(ctx context.Context, r *replica, p Proposal) error {
+	raw, err := g.signedIssuer(ctx, p)
+	if err != nil {
+		g.watch.unwilling[p.Signer] = g.cfg.Now()
+		return err
+	}
+	_, err = g.propose(ctx, r, KindIssuer, identity.NodeID{}, issuerBody{Certificate: raw})
+	if errors.Is(err, errConflict) {
+		return nil
+	}
+	return err
+}
+
+func (g *Group) signedIssuer(ctx context.Context, p Proposal) ([]byte, error) {
+	if p.Signer == g.self {
+		return g.signIssuer(p.Node, p.Depth)
+	}
+	body, err := wire.Marshal(signRequest{Node: p.Node, Depth: p.Depth})
+	if err != nil {
+		return nil, err
+	}
+	a, err := g.ask(ctx, p.Signer, question{Op: opSignIssuer, Body: body}, g.cfg.Timing.RPC)
+	if err == nil {
+		err = a.err()
+	}
+	return a.Body, err
+}
+
+// signIssuerFor answers the leader of the group, and no other member.
+func (g *Group) signIssuerFor(asker identity.NodeID, body []byte) ([]byte, error) {
+	var req signRequest
+	if err := wire.Unmarshal(body, &req); err != nil {
+		return nil, refuse(RefusedRequest, "the question does not decode")
+	}
+	if !g.state.Load().MaySpeakRaft(asker, g.cfg.Now()) {
+		return nil, refuse(RefusedNotAllowed, "only a coordinator may ask for an issuer certificate")
+	}
+	return g.signIssuer(req.Node, req.Depth)
+}
+
+func (g *Group) signIssuer(id identity.NodeID, depth uint8) ([]byte, error) {
+	s, now := g.state.Load(), g.cfg.Now()
+	m, ok := s.Member(id)
+	if !ok || m.Status != Active {
+		g.pokeState()
+		return nil, refuse(RefusedNoMember, "%s is not an active member", id.Short())
+	}
+	issuer := certificate.Issuer{Public: m.Certificate.Public, Mesh: s.Mesh.ID, Depth: depth, NotBefore: now, NotAfter: now.Add(certificate.IssuerLife), Serial: serial(now, 0)}
+	if depth == certificate.DepthParent {
+		if g.root == nil {
+			return nil, refuse(RefusedNotAllowed, "this node does not hold the mesh's root key")
+		}
+		return certificate.SignIssuerByRoot(g.root, issuer)
+	}
+	return certificate.SignIssuer(g.cfg.Key, issuer)
+}
+
+// pokeState asks for the state that somebody evidently has and we do not.
+func (g *Group) pokeState() {
+	if leader := g.State().Coordinators.Leader; !leader.IsZero() && leader != g.self {
+		g.PullSoon(leader)
+	}
+}

@@ -1,0 +1,247 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/wire"
+)
+
+// execution answers one op on the leader.
+type execution func(g *Group, ctx context.Context, r *replica, asker identity.NodeID, body []byte) ([]byte, error)
+
+// executions is the table of what a leader can be asked.
+var executions = map[op]execution{
+	opEnroll:      on((*Group).executeEnroll),
+	opInvite:      on((*Group).executeInvite),
+	opInvitations: on((*Group).executeInvitations),
+	opCancel:      on((*Group).executeCancel),
+	opRevoke:      on((*Group).executeRevoke),
+	opLeave:       on((*Group).executeLeave),
+	opTag:         on((*Group).executeTag),
+	opRename:      on((*Group).executeRename),
+	opAudit:       on((*Group).executeAudit),
+	opResign:      on((*Group).executeResign),
+}
+
+// on decodes the body for an execution.
+func on[B any](do func(*Group, context.Context, *replica, identity.NodeID, B) ([]byte, error)) execution {
+	return func(g *Group, ctx context.Context, r *replica, asker identity.NodeID, raw []byte) ([]byte, error) {
+		var body B
+		if err := wire.Unmarshal(raw, &body); err != nil {
+			return nil, refuse(RefusedRequest, "the question does not decode; update phantom on the older of the two machines")
+		}
+		return do(g, ctx, r, asker, body)
+	}
+}
+
+// execute answers a question as the leader, after making sure that a majority still follows and that the ledger here holds
+// everything that was ever acknowledged. errNotLeader: ask elsewhere.
+func (g *Group) execute(ctx context.Context, r *replica, asker identity.NodeID, q question) ([]byte, error) {
+	do, ok := executions[q.Op]
+	if !ok {
+		return nil, refuse(RefusedRequest, "question %d is not known here; update phantom on the leader's machine", q.Op)
+	}
+	if err := r.fence.fault(); err != nil {
+		return nil, errNotLeader
+	}
+	if err := g.ready(ctx, r); err != nil {
+		return nil, err
+	}
+	var frozen error
+	r.machine.view(func(l *Ledger) { frozen = l.Frozen() })
+	if frozen != nil {
+		return nil, frozen
+	}
+	state := g.ledgerState(r)
+	if !state.Active(asker) {
+		return nil, refuse(RefusedNotAllowed, "%s is not an active member of the mesh", asker.Short())
+	}
+	return do(g, ctx, r, asker, q.Body)
+}
+
+// ready confirms leadership and, once a term, waits until all entries of earlier terms are applied here.
+func (g *Group) ready(ctx context.Context, r *replica) error {
+	if err := r.verify(ctx); err != nil {
+		return err
+	}
+	term := r.raft.CurrentTerm()
+	if r.readyTerm.Load() == term {
+		return nil
+	}
+	if err := wait(ctx, r.raft.Barrier(g.cfg.Timing.RPC).Error); err != nil {
+		return errNotLeader
+	}
+	r.readyTerm.Store(term)
+	return nil
+}
+
+func (g *Group) ledgerState(r *replica) (s *State) {
+	r.machine.view(func(l *Ledger) { s = l.State() })
+	return s.withCoordinators(g.ownView(r))
+}
+
+// propose replicates a command. A refusal comes back as *Refused.
+func (g *Group) propose(ctx context.Context, r *replica, kind Kind, asker identity.NodeID, body any) (Result, error) {
+	c, err := newCommand(kind, g.cfg.Now(), asker, body)
+	if err != nil {
+		return Result{}, err
+	}
+	res, err := r.propose(ctx, c, g.cfg.Timing.RPC)
+	if err != nil {
+		return res, err
+	}
+	return res, res.Err()
+}
+
+func (g *Group) executeInvite(ctx context.Context, r *replica, asker identity.NodeID, b inviteBody) ([]byte, error) {
+	_, err := g.propose(ctx, r, KindInvite, asker, b)
+	if errors.Is(err, errConflict) { // asked again after a lost answer: the same invitation is there
+		var same bool
+		r.machine.view(func(l *Ledger) {
+			inv, ok := l.Invitation(b.ID)
+			same = ok && inv.Key == b.Key && inv.By == asker
+		})
+		if same {
+			return nil, nil
+		}
+	}
+	return nil, err
+}
+
+type nothing struct {
+	_ struct{} `cbor:",toarray"`
+}
+
+// listMax keeps a list within an answer.
+const listMax = 512
+
+func (g *Group) executeInvitations(_ context.Context, r *replica, _ identity.NodeID, _ nothing) ([]byte, error) {
+	var list []invitationRecord
+	r.machine.view(func(l *Ledger) {
+		for _, i := range l.Invitations(g.cfg.Now()) {
+			if len(list) < listMax {
+				list = append(list, invitationRecord{ID: i.ID, Uses: i.Uses, Total: i.Total, Created: i.Created.UnixMilli(),
+					Expires: i.Expires.UnixMilli(), Tags: i.Tags, Name: i.Name, By: i.By}) // without its key
+			}
+		}
+	})
+	return wire.Marshal(list)
+}
+
+func (g *Group) executeCancel(ctx context.Context, r *replica, asker identity.NodeID, b cancelBody) ([]byte, error) {
+	_, err := g.propose(ctx, r, KindCancel, asker, b)
+	return nil, err
+}
+
+type revokeRequest struct {
+	_      struct{} `cbor:",toarray"`
+	Node   identity.NodeID
+	Reason string
+}
+
+func (g *Group) executeRevoke(ctx context.Context, r *replica, asker identity.NodeID, b revokeRequest) ([]byte, error) {
+	if voters, _ := r.servers(); len(voters) == 1 && b.Node == g.self {
+		return nil, refuse(RefusedNotAllowed, "this machine is the mesh's only coordinator; let it leave (phantom leave), so that it hands its "+
+			"duties over first, or add machines until others coordinate too")
+	}
+	return nil, g.endMembership(ctx, r, asker, certificate.Revocation{Node: b.Node, Reason: b.Reason})
+}
+
+func (g *Group) executeLeave(ctx context.Context, r *replica, asker identity.NodeID, _ nothing) ([]byte, error) {
+	return nil, g.endMembership(ctx, r, asker, certificate.Revocation{Node: asker, Reason: "left", Left: true})
+}
+
+func (g *Group) endMembership(ctx context.Context, r *replica, asker identity.NodeID, rev certificate.Revocation) error {
+	rev.Mesh, rev.At = g.ledgerState(r).Mesh.ID, g.cfg.Now()
+	raw, err := certificate.SignRevocation(g.cfg.Key, rev)
+	if err != nil {
+		return refuse(RefusedRequest, "the reason must be one line of at most %d bytes", maxReasonBytes)
+	}
+	res, err := g.propose(ctx, r, KindRevoke, asker, revokeBody{Revocation: raw})
+	if err == nil {
+		g.cfg.Log.Info("coordinator: membership ended", "peer", rev.Node.Short(), "status", res.Member.Status.String(), "reason", rev.Reason)
+	}
+	return err
+}
+
+type tagRequest struct {
+	_    struct{} `cbor:",toarray"`
+	Node identity.NodeID
+	Tags []string
+}
+
+func (g *Group) executeTag(ctx context.Context, r *replica, asker identity.NodeID, b tagRequest) ([]byte, error) {
+	tags := certificate.SortTags(b.Tags)
+	if r := validTags(tags); r != nil {
+		return nil, r
+	}
+	return nil, g.reissue(ctx, r, asker, b.Node, "tagged", func(m *certificate.Member) { m.Tags = tags })
+}
+
+type renameRequest struct {
+	_    struct{} `cbor:",toarray"`
+	Node identity.NodeID
+	Name string
+}
+
+func (g *Group) executeRename(ctx context.Context, r *replica, asker identity.NodeID, b renameRequest) ([]byte, error) {
+	if !validName(b.Name) {
+		return nil, refuse(RefusedRequest, "%q is not a name: 1 to 63 of a-z, 0-9 and inner hyphens", b.Name)
+	}
+	var holder identity.NodeID
+	r.machine.view(func(l *Ledger) { holder = l.byName[b.Name] })
+	if !holder.IsZero() && holder != b.Node {
+		return nil, refuse(RefusedRequest, "the name %s belongs to %s", b.Name, holder.Short())
+	}
+	return nil, g.reissue(ctx, r, asker, b.Node, "renamed", func(m *certificate.Member) { m.Name = b.Name })
+}
+
+// reissue signs a member's next certificate with a change, and proposes it; again when another change came first.
+func (g *Group) reissue(ctx context.Context, r *replica, asker, id identity.NodeID, what string, change func(*certificate.Member)) error {
+	for range admitTries {
+		m, ok := g.ledgerState(r).Member(id)
+		if !ok || m.Status != Active {
+			return refuse(RefusedNoMember, "%s is not an active member", id.Short())
+		}
+		now, next := g.cfg.Now(), *m.Certificate
+		change(&next)
+		next.NotBefore, next.NotAfter, next.Serial = now, now.Add(certificate.MemberLife), serial(now, m.Certificate.Serial)
+		raw, err := certificate.SignMember(g.cfg.Key, next)
+		if err != nil {
+			return fmt.Errorf("coordinator: sign the certificate of %s: %w", id.Short(), err)
+		}
+		_, err = g.propose(ctx, r, KindReissue, asker, reissueBody{Certificate: raw, Replaces: m.Certificate.Serial, Change: what})
+		if !errors.Is(err, errConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("coordinator: reissue the certificate of %s: %w", id.Short(), errConflict)
+}
+
+type auditAnswer struct {
+	_       struct{} `cbor:",toarray"`
+	Base    [32]byte
+	Dropped uint64
+	Entries []auditForm
+	Head    [32]byte
+}
+
+func (g *Group) executeAudit(_ context.Context, r *replica, _ identity.NodeID, _ nothing) ([]byte, error) {
+	var a Audit
+	r.machine.view(func(l *Ledger) { a = l.audit.export() })
+	if n := len(a.Entries) - auditKept; n > 0 { // an answer holds the newest
+		a.Base, a.Dropped, a.Entries = a.Entries[n-1].Hash, a.Dropped+uint64(n), a.Entries[n:]
+	}
+	out := auditAnswer{Base: a.Base, Dropped: a.Dropped, Head: a.Base}
+	for _, e := range a.Entries {
+		out.Entries, out.Head = append(out.Entries, e.form()), e.Hash
+	}
+	return wire.Marshal(out)
+}
+
+func unixMilli(ms int64) time.Time { return time.UnixMilli(ms).UTC() }

@@ -1,0 +1,297 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	mrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/phantommesh/phantommesh/control"
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/peer"
+)
+
+// Config is what a Group is made of. Key, Dir and one of Control and Streams are required.
+type Config struct {
+	Key     *identity.Key
+	Control *control.Host
+	Streams Streams // instead of Control, for tests and simulations
+	Peers   *peer.Table
+	Dir     string // the node's state folder; the group keeps to Dir/mesh
+	Rand    io.Reader
+	Now     func() time.Time
+	Log     *slog.Logger
+	Timing  Timing // zero: LAN()
+	// Alive is gossip's view of a node. Nil: everybody in the table of peers that gossip calls alive.
+	Alive func(id identity.NodeID) bool
+	// OnState is called, coalesced and from one goroutine, after State or the view of the coordinators changed.
+	OnState func()
+	// NoSync leaves out fsync of the replicated log: for simulations, never for a real node.
+	NoSync bool
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Key == nil || c.Dir == "" || (c.Control == nil && c.Streams == nil) {
+		return c, errors.New("coordinator: Config needs Key, Dir and Control")
+	}
+	if c.Streams == nil {
+		c.Streams = OverControl(c.Control)
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Timing == (Timing{}) {
+		c.Timing = LAN()
+	}
+	if c.Peers == nil {
+		c.Peers = peer.NewTable(c.Key.ID())
+	}
+	if c.Alive == nil {
+		peers := c.Peers
+		c.Alive = func(id identity.NodeID) bool {
+			e, ok := peers.Get(id)
+			return ok && e.State == peer.Alive
+		}
+	}
+	if c.OnState == nil {
+		c.OnState = func() {}
+	}
+	return c, nil
+}
+
+// Group is this node's part in the mesh's decisions. Make one with Found, Open or Enrolled; Close it.
+type Group struct {
+	// Constant after start.
+	cfg    Config
+	self   identity.NodeID
+	mesh   string // Dir/mesh
+	root   *identity.RootKey
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	state    atomic.Pointer[State] // without the view of a voter, see State
+	dirty    chan struct{}         // to keep: state.cbor is out of date
+	news     chan struct{}         // to announce
+	wake     chan struct{}         // to steer
+	pullFrom chan identity.NodeID  // to fetch
+	running  sync.WaitGroup
+
+	publishing sync.Mutex // orders publish; taken before nothing else
+	heads      headCache
+
+	mu        sync.Mutex // guards what follows; never held while calling out, except for opening and stopping a replica
+	replica   *replica
+	closed    bool
+	reopenAt  time.Time // a fenced replica is not opened again before
+	forgotten bool      // see hasForgotten
+	fault     error     // why there is no replica although there should be
+
+	watch     watcher     // of the deciders; only steer uses it
+	random    *mrand.Rand // only fetch and confirmRemoval's poll use it, under pulling
+	pulling   sync.Mutex
+	admitting chan struct{} // capacity 1: admissions on the leader take turns
+	handing   atomic.Bool   // Handover moves votes: the deciders rest
+}
+
+// open starts a group on the folder Dir/mesh, which exists.
+func open(cfg Config) (*Group, error) {
+	g := &Group{cfg: cfg, self: cfg.Key.ID(), mesh: filepath.Join(cfg.Dir, meshDir),
+		dirty: make(chan struct{}, 1), news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pullFrom: make(chan identity.NodeID, 1),
+		admitting: make(chan struct{}, 1)}
+	var seed [32]byte
+	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
+		return nil, fmt.Errorf("coordinator: read randomness: %w", err)
+	}
+	g.random = mrand.New(mrand.NewChaCha8(seed))
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	state, err := readStateFile(filepath.Join(g.mesh, stateName))
+	if err != nil {
+		return nil, err
+	}
+	g.state.Store(state)
+	if g.root, err = readRootKey(filepath.Join(g.mesh, rootName), state.Mesh.ID); err != nil {
+		return nil, err
+	}
+	g.admitAll(nil, state)
+	g.forgotten = hasForgotten(g.mesh)
+	if _, err := os.Stat(filepath.Join(g.mesh, raftName, logFile)); err == nil {
+		if g.replica, err = g.openReplica(); err != nil {
+			return nil, err
+		}
+	}
+	g.serve()
+	for _, run := range []func(){g.steer, g.keep, g.announce, g.fetch} {
+		g.running.Go(run)
+	}
+	return g, nil
+}
+
+// Open starts the group of a node that belongs to a mesh. Errors: ErrNoMesh, *DamagedError.
+func Open(cfg Config) (*Group, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if !Exists(cfg.Dir) {
+		return nil, ErrNoMesh
+	}
+	if err := sweepDir(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("coordinator: clear leftovers in %s: %w", cfg.Dir, err)
+	}
+	return open(cfg)
+}
+
+func (g *Group) openReplica() (*replica, error) {
+	if err := markVoter(g.mesh); err != nil {
+		return nil, fmt.Errorf("coordinator: write %s: %w", filepath.Join(g.mesh, voterName), err)
+	}
+	return openReplica(replicaConfig{
+		self: g.self, dir: filepath.Join(g.mesh, raftName), timing: g.cfg.Timing, log: g.cfg.Log, now: g.cfg.Now,
+		open: func(ctx context.Context, id identity.NodeID) (Stream, error) {
+			return g.cfg.Streams.Open(ctx, id, ProtocolRaft)
+		},
+		changed: g.publish, wake: func() { poke(g.wake); poke(g.news) }, noSync: g.cfg.NoSync,
+	})
+}
+
+// poke signals a channel of capacity 1.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// publish makes a newer state the current one. Older ones, as a voter's own ledger while it catches up, are passed over.
+func (g *Group) publish(s *State) {
+	g.publishing.Lock()
+	defer g.publishing.Unlock()
+	old := g.state.Load()
+	if s.Version <= old.Version || s.Mesh.ID != old.Mesh.ID {
+		return
+	}
+	g.state.Store(s.withCoordinators(old.Coordinators))
+	g.admitAll(old, s)
+	poke(g.dirty)
+	poke(g.news)
+	poke(g.wake)
+}
+
+// admitAll tells the table of peers what differs between two states.
+func (g *Group) admitAll(old, s *State) {
+	for _, m := range s.Members {
+		if old != nil {
+			if before, ok := old.Member(m.ID); ok && before.Version == m.Version {
+				continue
+			}
+		}
+		if m.Status == Active {
+			g.cfg.Peers.Admit(m.Certificate, m.Raw)
+		} else {
+			g.cfg.Peers.Revoke(m.ID)
+		}
+	}
+}
+
+// State returns the replicated state with the current view of the coordinators. It never goes back.
+func (g *Group) State() *State {
+	s := g.state.Load()
+	if r := g.current(); r != nil {
+		return s.withCoordinators(g.ownView(r))
+	}
+	return s
+}
+
+// Version returns the raft index of the last change to the state: what rumours carry.
+func (g *Group) Version() uint64 { return g.state.Load().Version }
+
+// Trust returns what certificates are verified with.
+func (g *Group) Trust() *certificate.Trust { return g.state.Load().trust }
+
+// Chain returns what this node shows of itself; nil while its own certificate is not known here.
+func (g *Group) Chain() *certificate.Chain {
+	s := g.state.Load()
+	m, ok := s.Member(g.self)
+	if !ok {
+		return nil
+	}
+	chain, err := s.trust.ChainFor(m.Raw)
+	if err != nil {
+		return nil
+	}
+	return chain
+}
+
+// Voting tells whether this node runs a replica of the ledger.
+func (g *Group) Voting() bool { return g.current() != nil }
+
+// Fault returns why this node's replica is not running although it should, for doctor; nil if all is well.
+func (g *Group) Fault() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.fault
+}
+
+func (g *Group) current() *replica {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.replica
+}
+
+// ownView is a replica's view of the group.
+func (g *Group) ownView(r *replica) Coordinators {
+	voters, _ := r.servers()
+	if len(voters) == 0 { // opened, but the leader has not yet told us anything
+		return g.state.Load().Coordinators
+	}
+	v := Coordinators{Leader: r.leader(), Term: r.raft.CurrentTerm(), Voters: voters, AsOf: g.cfg.Now()}
+	heard := g.cfg.Now().Sub(r.raft.LastContact()) < 2*g.cfg.Timing.Election
+	v.Quorum = r.leads() || (!v.Leader.IsZero() && v.Leader != g.self && heard)
+	return v
+}
+
+// announce calls OnState.
+func (g *Group) announce() {
+	for {
+		select {
+		case <-g.news:
+			g.cfg.OnState()
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+// Close stops the replica and every goroutine; the state is on disk afterwards.
+func (g *Group) Close() error {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return nil
+	}
+	g.closed = true
+	r := g.replica
+	g.replica = nil
+	g.mu.Unlock()
+	g.cancel()
+	if r != nil {
+		r.stop()
+	}
+	g.running.Wait()
+	return g.save()
+}

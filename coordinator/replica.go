@@ -1,0 +1,317 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// How much of the log is kept. An entry is about 6 KiB (a certificate), so a log stays below some 5 MB, and starting from a
+// snapshot plus the entries after it below a second.
+const (
+	snapshotAfter    = 512
+	trailingEntries  = 128 // for a follower that was away briefly; one further behind gets the snapshot
+	snapshotsKept    = 2
+	snapshotInterval = time.Minute
+	lockWait         = time.Second // for another process that has the log open
+)
+
+const logFile = "log.db"
+
+// replica is one running raft instance with everything it stands on.
+type replica struct {
+	raft    *raft.Raft
+	machine *machine
+	fence   *fence
+	streams *raftStreams
+	store   *raftboltdb.BoltStore
+
+	readyTerm atomic.Uint64 // term whose beginning is applied here, see Group.ready
+
+	contact contacts // which voters the leader cannot reach
+	obs     *raft.Observer
+	obsCh   chan raft.Observation
+	obsDone chan struct{}
+}
+
+// replicaConfig is what a replica is opened with.
+type replicaConfig struct {
+	self    identity.NodeID
+	dir     string // raft/
+	timing  Timing
+	log     *slog.Logger
+	now     func() time.Time
+	open    func(context.Context, identity.NodeID) (Stream, error)
+	changed func(*State)
+	wake    func() // leadership or contact changed; must not block
+	noSync  bool
+}
+
+// openReplica starts raft on what is in dir; an empty dir is a voter that waits to be told by the leader. The error is a
+// *DamagedError where a file is at fault.
+func openReplica(c replicaConfig) (*replica, error) {
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("coordinator: make the folder of the replicated log: %w", err)
+	}
+	store, err := openLog(filepath.Join(c.dir, logFile), c.noSync)
+	if err != nil {
+		return nil, err
+	}
+	logger := newRaftLog(c.log, c.now)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(c.dir, snapshotsKept, logger)
+	if err != nil {
+		store.Close()
+		return nil, fmt.Errorf("coordinator: open the snapshots in %s: %w", c.dir, err)
+	}
+	if err := restoreTerm(store, filepath.Dir(c.dir)); err != nil {
+		store.Close()
+		return nil, err
+	}
+	r := &replica{store: store, streams: newRaftStreams(c.self, c.open), contact: contacts{changed: c.wake}}
+	r.fence = newFence(func() { r.streams.Close() })
+	r.machine = newMachine(c.changed, r.fence.fault)
+	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: r.streams, MaxPool: 2, Timeout: c.timing.RPC, Logger: logger, MsgpackUseNewTimeFormat: true,
+	})
+	transport := newFencedTransport(network, r.fence)
+	fenced := &fencedStore{disk: store, fence: r.fence}
+	r.raft, err = raft.NewRaft(raftConfig(c, logger), r.machine, fenced, fenced, snapshots, transport)
+	if err == nil {
+		err = r.fence.fault()
+	}
+	if err != nil {
+		r.abandon(transport)
+		return nil, &DamagedError{Path: c.dir, Err: err, Next: damagedLog}
+	}
+	r.observe()
+	return r, nil
+}
+
+const damagedLog = "if other coordinators are up, move this folder away and start again: this node comes back as a plain " +
+	"member and the group gives its vote to another; if this was the only coordinator, restore a backup (phantom restore)"
+
+// abandon closes what a replica that did not start holds.
+func (r *replica) abandon(transport *fencedTransport) {
+	r.streams.Close()
+	if r.raft != nil {
+		r.raft.Shutdown().Error()
+	}
+	transport.Close()
+	r.store.Close()
+}
+
+// openLog opens the bbolt file and reads all of it once: what raft would panic on is found here and named.
+func openLog(path string, noSync bool) (*raftboltdb.BoltStore, error) {
+	var store *raftboltdb.BoltStore
+	err := guarded("open", func() (err error) {
+		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync,
+			BoltOptions: &bbolt.Options{Timeout: lockWait, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}})
+		return err
+	})
+	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return nil, fmt.Errorf("coordinator: %s is in use by another process; stop it first", path)
+	case errors.Is(err, os.ErrPermission), isDiskFull(err):
+		return nil, fmt.Errorf("coordinator: open %s: %w", path, err)
+	case err != nil:
+		return nil, &DamagedError{Path: path, Err: err, Next: damagedLog}
+	}
+	if err := checkLog(store); err != nil {
+		guarded("close", store.Close)
+		return nil, &DamagedError{Path: path, Err: err, Next: damagedLog}
+	}
+	return store, nil
+}
+
+func checkLog(store *raftboltdb.BoltStore) error {
+	return guarded("read", func() error {
+		first, err := store.FirstIndex()
+		if err != nil {
+			return err
+		}
+		last, err := store.LastIndex()
+		if err != nil {
+			return err
+		}
+		for i := first; i <= last && last > 0; i++ {
+			var entry raft.Log
+			if err := store.GetLog(i, &entry); err != nil {
+				return fmt.Errorf("entry %d: %w", i, err)
+			}
+			if entry.Index != i {
+				return fmt.Errorf("entry %d claims to be %d", i, entry.Index)
+			}
+			if err := checkEntry(&entry); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func raftConfig(c replicaConfig, logger *raftLog) *raft.Config {
+	rc := raft.DefaultConfig()
+	rc.LocalID = serverID(c.self)
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = c.timing.Heartbeat, c.timing.Election, c.timing.Lease
+	rc.CommitTimeout = c.timing.Commit
+	rc.SnapshotThreshold, rc.TrailingLogs, rc.SnapshotInterval = snapshotAfter, trailingEntries, snapshotInterval
+	rc.Logger = logger
+	rc.NoLegacyTelemetry = true
+	// A removed voter keeps its raft running until the group's leader confirmed the removal (duties.go), then wipes it.
+	rc.ShutdownOnRemove = false
+	return rc
+}
+
+// stop ends raft and every goroutine and file it holds. Safe on a fenced replica.
+func (r *replica) stop() {
+	r.streams.Close() // first: calls in flight end at once instead of at their deadline
+	r.raft.DeregisterObserver(r.obs)
+	r.raft.Shutdown().Error() // waits, and closes the transport
+	close(r.obsCh)
+	<-r.obsDone
+	guarded("close", r.store.Close)
+}
+
+// observationsMax: raft drops observations when the channel is full; a contact change is then seen with the next failure.
+const observationsMax = 64
+
+func (r *replica) observe() {
+	r.obsCh, r.obsDone = make(chan raft.Observation, observationsMax), make(chan struct{})
+	r.obs = raft.NewObserver(r.obsCh, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation, raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	})
+	r.raft.RegisterObserver(r.obs)
+	go func() {
+		defer close(r.obsDone)
+		for o := range r.obsCh {
+			r.contact.note(o.Data)
+		}
+	}()
+}
+
+// contacts remembers to whom a leader's heartbeats fail.
+type contacts struct {
+	mu      sync.Mutex
+	failing map[raft.ServerID]struct{}
+	changed func() // constant
+}
+
+func (c *contacts) note(data any) {
+	c.mu.Lock()
+	switch d := data.(type) {
+	case raft.FailedHeartbeatObservation:
+		if c.failing == nil {
+			c.failing = map[raft.ServerID]struct{}{}
+		}
+		if len(c.failing) < maxServers {
+			c.failing[d.PeerID] = struct{}{}
+		}
+	case raft.ResumedHeartbeatObservation:
+		delete(c.failing, d.PeerID)
+	case raft.LeaderObservation, raft.RaftState:
+		clear(c.failing)
+	}
+	c.mu.Unlock()
+	c.changed()
+}
+
+func (c *contacts) fails(id identity.NodeID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.failing[serverID(id)]
+	return ok
+}
+
+func (r *replica) leads() bool { return r.raft.State() == raft.Leader }
+
+// servers returns the latest configuration: voters, and those that catch up to become voters.
+func (r *replica) servers() (voters, staged []identity.NodeID) {
+	for _, s := range r.raft.GetConfiguration().Configuration().Servers {
+		id, err := identity.ParseNodeID(string(s.ID))
+		if err != nil {
+			continue
+		}
+		if s.Suffrage == raft.Voter {
+			voters = append(voters, id)
+		} else {
+			staged = append(staged, id)
+		}
+	}
+	return sortedIDs(voters), sortedIDs(staged)
+}
+
+// leader returns who leads as far as this replica knows; zero if nobody.
+func (r *replica) leader() identity.NodeID {
+	_, id := r.raft.LeaderWithID()
+	node, err := identity.ParseNodeID(string(id))
+	if err != nil {
+		return identity.NodeID{}
+	}
+	return node
+}
+
+// propose replicates one command and returns what the ledger made of it. Errors: errNotLeader (not proposed), ErrUncertain
+// (proposed, outcome unknown), a full disk's error, the context's.
+func (r *replica) propose(ctx context.Context, c Command, enqueue time.Duration) (Result, error) {
+	data, err := c.encode()
+	if err != nil {
+		return Result{}, err
+	}
+	future := r.raft.Apply(data, enqueue)
+	if err := wait(ctx, future.Error); err != nil {
+		return Result{}, proposalError(err)
+	}
+	res, ok := future.Response().(Result)
+	if !ok {
+		return Result{}, fmt.Errorf("coordinator: raft answered with %T", future.Response())
+	}
+	return res, res.Frozen
+}
+
+func proposalError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrRaftShutdown),
+		errors.Is(err, raft.ErrEnqueueTimeout):
+		return errNotLeader
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return ErrUncertain
+	}
+	return fmt.Errorf("the decision could not be written to this coordinator's log, nothing has changed: %w%s", err, diskHint(err))
+}
+
+// verify asks a majority whether we still lead; on a group cut in two it fails as soon as the lease ends.
+func (r *replica) verify(ctx context.Context) error {
+	if err := wait(ctx, r.raft.VerifyLeader().Error); err != nil {
+		return errNotLeader
+	}
+	return nil
+}
+
+// wait runs a raft future's Error, which takes no context. The goroutine ends with the future, which raft answers at the latest
+// when it loses the lease or shuts down.
+func wait(ctx context.Context, future func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- future() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,136 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+
+	"github.com/phantommesh/phantommesh/crypto/invitation"
+	"github.com/phantommesh/phantommesh/internal/wire"
+)
+
+// serve registers the four protocols.
+func (g *Group) serve() {
+	g.cfg.Streams.Handle(ProtocolEnroll, true, g.serveEnroll)
+	g.cfg.Streams.Handle(ProtocolDecide, false, g.serveDecide)
+	g.cfg.Streams.Handle(ProtocolState, false, g.serveState)
+	g.cfg.Streams.Handle(ProtocolRaft, false, g.serveRaft)
+}
+
+// within ends a handler's work with its stream or with the group.
+func (g *Group) within(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(g.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+func (g *Group) serveDecide(ctx context.Context, s Stream) {
+	defer s.Close()
+	ctx, done := g.within(ctx)
+	defer done()
+	s.SetDeadline(g.deadline(ctx, g.cfg.Timing.Ask+g.cfg.Timing.Decide))
+	asker := s.Peer().ID
+	if !g.state.Load().Active(asker) {
+		// It has shown a valid certificate: it is we who have not heard of it yet.
+		if s.Peer().Member == nil || g.Trust().Revoked(asker) {
+			return
+		}
+		g.PullSoon(asker)
+	}
+	var q question
+	if err := wire.ReadMessage(s, &q, questionMax); err != nil {
+		return
+	}
+	a := g.answerTo(ctx, s.Peer(), q)
+	if len(a.Body) > answerMax-1024 {
+		a = answer{Code: codeFailed, Reason: "the answer is too long"}
+	}
+	if err := wire.WriteMessage(s, a, answerMax); err != nil {
+		g.cfg.Log.Debug("coordinator: an answer was not taken", "peer", asker.Short(), "err", err)
+	}
+}
+
+func (g *Group) answerTo(ctx context.Context, asker Peer, q question) answer {
+	switch q.Op {
+	case opStatus:
+		return answerOf(wire.Marshal(g.status(ctx)))
+	case opSignIssuer:
+		return answerOf(g.signIssuerFor(asker.ID, q.Body))
+	}
+	r := g.current()
+	if r == nil || !r.leads() {
+		return answer{Code: codeNotLeader, Leader: g.State().Coordinators.Leader}
+	}
+	return answerOf(g.execute(ctx, r, asker.ID, q))
+}
+
+// serveRaft accepts a raft stream: from whoever the mesh made a coordinator, and from nobody else. A node without a replica opens
+// one, for this is how it is told that it shall vote.
+func (g *Group) serveRaft(ctx context.Context, s Stream) {
+	from := s.Peer().ID
+	if !g.state.Load().MaySpeakRaft(from, g.cfg.Now()) {
+		s.Close()
+		g.PullSoon(from) // perhaps its certificate is newer than our state
+		return
+	}
+	r, err := g.replicaFor()
+	if err == nil {
+		err = r.streams.serve(ctx, s)
+	}
+	s.Close()
+	if err != nil {
+		g.cfg.Log.Debug("coordinator: a raft stream was not served", "peer", from.Short(), "err", err)
+	}
+}
+
+var errForgotten = errors.New("coordinator: this node has lost its log and waits until the group has taken its old vote away")
+
+// replicaFor returns the replica, opening it if there is none.
+func (g *Group) replicaFor() (*replica, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.closed:
+		return nil, ErrClosed
+	case g.forgotten:
+		return nil, errForgotten
+	case g.replica != nil:
+		return g.replica, nil
+	case g.cfg.Now().Before(g.reopenAt):
+		return nil, errFenced
+	}
+	return g.reopenLocked()
+}
+
+func (g *Group) reopenLocked() (*replica, error) {
+	r, err := g.openReplica()
+	if g.fault = err; err != nil {
+		g.reopenAt = g.cfg.Now().Add(reopenAfter)
+		return nil, err
+	}
+	g.replica = r
+	poke(g.wake)
+	return r, nil
+}
+
+type enrollRequest struct {
+	_       struct{} `cbor:",toarray"`
+	Request []byte
+}
+
+const enrollRequestMax = invitation.RequestMax + 16
+
+// serveEnroll answers a joiner: the only protocol that strangers may speak.
+func (g *Group) serveEnroll(ctx context.Context, s Stream) {
+	defer s.Close()
+	ctx, done := g.within(ctx)
+	defer done()
+	s.SetDeadline(g.deadline(ctx, g.cfg.Timing.Ask+g.cfg.Timing.Decide))
+	var req enrollRequest
+	if err := wire.ReadMessage(s, &req, enrollRequestMax); err != nil {
+		return
+	}
+	a, err := g.enroll(ctx, req.Request)
+	if err := wire.WriteMessage(s, answerOf(a, err), answerMax); err != nil {
+		g.cfg.Log.Debug("coordinator: a joiner did not take its answer", "err", err)
+	}
+}
