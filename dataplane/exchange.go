@@ -126,6 +126,7 @@ func (p *Plane) exchangeOver(ctx context.Context, t *tunnel) (result, error) {
 	if body, err = readFrame(s, frameInstalled); err != nil {
 		return result{}, err
 	}
+	t.proven(offer.Epoch)
 	return result{
 		event: event{kind: agreed, epoch: offer.Epoch, ours: true, fresh: body[0] == 1}, psk: psk, done: make(chan outcome, 1),
 	}, nil
@@ -242,6 +243,15 @@ func (t *tunnel) abandon() {
 	defer t.mu.Unlock()
 	if t.machine != nil {
 		t.machine.Abandon()
+	}
+}
+
+// proven notes that the other side has put the key of the epoch in place.
+func (t *tunnel) proven(epoch uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.machine != nil {
+		_ = t.machine.Proven(epoch) // no longer current: an exchange of theirs has overtaken ours
 	}
 }
 
