@@ -6,7 +6,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/api"
 	"github.com/phantommesh/phantommesh/internal/config"
-	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/node"
 )
 
 // runner is a node as this command sees it: it runs until it is told to stop, and answers questions meanwhile.
@@ -21,8 +21,8 @@ type runner interface {
 
 // newNode makes the node of a state folder and takes the folder's lock. It is a variable so that the tests of the command line can run
 // without a network.
-var newNode = func(config.Settings, *slog.Logger) (runner, error) {
-	return nil, &localapi.Failure{Class: localapi.Failed, What: "this build has no node in it"}
+var newNode = func(settings config.Settings, log *slog.Logger) (runner, error) {
+	return node.New(node.Config{Settings: settings, Version: buildVersion(), Log: log})
 }
 
 // checkState looks at the files of a state folder while no node runs; doctor asks.

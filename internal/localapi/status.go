@@ -43,6 +43,14 @@ type Self struct {
 	Endpoints   List[string] `json:"endpoints"` // addresses of the physical network, host:port
 	NAT         string       `json:"nat"`       // none, easy, hard, blocked, unknown
 	Certificate Certificate  `json:"certificate"`
+	Interface   string       `json:"interface"`         // the network device, or "userspace"
+	Proxies     *Proxies     `json:"proxies,omitempty"` // ways into the overlay for programs of this host, in userspace mode
+}
+
+// Proxies are where programs reach the overlay without a device: host:port.
+type Proxies struct {
+	SOCKS5 string `json:"socks5"`
+	HTTP   string `json:"http"`
 }
 
 // Certificate is the part of the member certificate that people ask about. NotAfter is nil on a node without one.

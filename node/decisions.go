@@ -1,0 +1,253 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/phantommesh/phantommesh/coordinator"
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/invitation"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/peer"
+)
+
+// decideMax bounds a decision as a person waits for it: a commit takes milliseconds, an election that is running two seconds.
+const decideMax = 5 * time.Second
+
+// Bounds of an invitation.
+const (
+	inviteUsesMax = 1000
+	inviteLife    = 24 * time.Hour
+	inviteLifeMax = 365 * 24 * time.Hour
+)
+
+// Invite makes an invitation.
+func (n *Node) Invite(ctx context.Context, r localapi.InviteRequest) (*localapi.Invite, error) {
+	m, err := n.membership("invite")
+	if err != nil {
+		return nil, err
+	}
+	if err := checkInvite(&r); err != nil {
+		return nil, localapi.Fail(localapi.Usage, "cannot invite", err, "")
+	}
+	ctx, cancel := context.WithTimeout(ctx, decideMax)
+	defer cancel()
+	token, granted, err := m.group.Invite(ctx, coordinator.InviteSpec{
+		Uses: r.Uses, Expires: r.Expires, Tags: r.Tags, Name: r.Name, Introducers: m.introducers(),
+	})
+	if err != nil {
+		return nil, failed("cannot invite", err)
+	}
+	text, err := token.Text()
+	if err != nil {
+		return nil, failed("cannot invite", err)
+	}
+	return &localapi.Invite{Token: text, ID: granted.ID, Uses: int(granted.Total), Expires: granted.Expires.UTC()}, nil
+}
+
+func checkInvite(r *localapi.InviteRequest) error {
+	if r.Uses == 0 {
+		r.Uses = 1
+	}
+	if r.Expires == 0 {
+		r.Expires = inviteLife
+	}
+	switch {
+	case r.Uses < 1 || r.Uses > inviteUsesMax:
+		return fmt.Errorf("%d uses: 1 to %d are possible", r.Uses, inviteUsesMax)
+	case r.Expires < time.Second || r.Expires > inviteLifeMax:
+		return fmt.Errorf("a life of %s: one second to a year is possible", r.Expires)
+	case r.Name != "" && r.Uses > 1:
+		return errors.New("a name can be given to one machine only: use --name with --uses 1")
+	}
+	if r.Name != "" {
+		if err := certificate.CheckLabel(r.Name); err != nil {
+			return err
+		}
+	}
+	for _, t := range r.Tags {
+		if err := certificate.CheckLabel(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// introducers are the members a token names: this node first, then those that are alive, coordinators before others, with addresses that a
+// machine elsewhere has a chance of reaching.
+func (m *membership) introducers() []invitation.Member {
+	n := m.node
+	out := []invitation.Member{{ID: n.ID(), Addresses: pickAddresses(n.socket.LocalEndpoints())}}
+	coordinators := m.group.State().Coordinators
+	for _, voters := range []bool{true, false} {
+		for _, e := range n.peers.All() {
+			if len(out) == invitation.MembersMax {
+				return out
+			}
+			if e.ID == n.ID() || e.Revoked || e.State != peer.Alive || coordinators.Voter(e.ID) != voters {
+				continue
+			}
+			if addresses := m.addressesOf(e); len(addresses) > 0 {
+				out = append(out, invitation.Member{ID: e.ID, Addresses: addresses})
+			}
+		}
+	}
+	return out
+}
+
+// addressesOf prefers where we reach the member ourselves.
+func (m *membership) addressesOf(e peer.Entry) []netip.AddrPort {
+	var all []netip.AddrPort
+	if p, ok := m.node.socket.Path(e.ID); ok && p.Endpoint.IsValid() {
+		all = append(all, p.Endpoint)
+	}
+	for _, x := range e.Record.Endpoints {
+		all = append(all, x.Addr)
+	}
+	return pickAddresses(all)
+}
+
+// pickAddresses chooses one address of each family, public before private, and two of one family rather than one alone.
+func pickAddresses(all []netip.AddrPort) []netip.AddrPort {
+	var out []netip.AddrPort
+	has := func(v4 bool) bool {
+		for _, a := range out {
+			if a.Addr().Is4() == v4 {
+				return true
+			}
+		}
+		return false
+	}
+	add := func(want func(netip.AddrPort) bool) {
+		for _, a := range all {
+			if len(out) == invitation.AddressesMax {
+				return
+			}
+			if want(a) && !contains(out, a) {
+				out = append(out, a)
+			}
+		}
+	}
+	public := func(a netip.AddrPort) bool { return a.Addr().IsGlobalUnicast() && !a.Addr().IsPrivate() }
+	usable := func(a netip.AddrPort) bool { return a.Addr().Zone() == "" && !a.Addr().IsLinkLocalUnicast() }
+	for _, fits := range []func(netip.AddrPort) bool{public, usable} {
+		add(func(a netip.AddrPort) bool { return fits(a) && !has(a.Addr().Is4()) })
+	}
+	add(usable)
+	return out
+}
+
+func contains(all []netip.AddrPort, a netip.AddrPort) bool {
+	for _, b := range all {
+		if a == b {
+			return true
+		}
+	}
+	return false
+}
+
+// Invitations lists what the ledger knows of invitations.
+func (n *Node) Invitations(ctx context.Context) (*localapi.InvitationList, error) {
+	m, err := n.membership("list the invitations")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, decideMax)
+	defer cancel()
+	all, err := m.group.Invitations(ctx)
+	if err != nil {
+		return nil, failed("cannot list the invitations", err)
+	}
+	out := &localapi.InvitationList{}
+	for _, i := range all {
+		out.Invitations = append(out.Invitations, localapi.Invitation{
+			ID: i.ID, Uses: int(i.Total), Used: int(i.Total - i.Uses), Expires: i.Expires.UTC(), Created: i.Created.UTC(), By: i.By.String(),
+			Name: i.Name, Tags: i.Tags, State: invitationState(i, time.Now()),
+		})
+	}
+	return out, nil
+}
+
+func invitationState(i coordinator.Invitation, now time.Time) string {
+	switch {
+	case i.Uses == 0:
+		return "used"
+	case now.After(i.Expires):
+		return "expired"
+	}
+	return "open"
+}
+
+// CancelInvitation ends an invitation before its time.
+func (n *Node) CancelInvitation(ctx context.Context, id string) error {
+	m, err := n.membership("cancel the invitation")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, decideMax)
+	defer cancel()
+	return failed("cannot cancel the invitation", m.group.CancelInvitation(ctx, id))
+}
+
+// Revoke takes a member's membership away.
+func (n *Node) Revoke(ctx context.Context, r localapi.RevokeRequest) (*localapi.Revoked, error) {
+	m, err := n.membership("revoke")
+	if err != nil {
+		return nil, err
+	}
+	e, err := n.find(r.Node)
+	if err != nil {
+		return nil, err
+	}
+	if e.ID == n.ID() {
+		return nil, localapi.Fail(localapi.Usage, "cannot revoke "+e.Member.Name, errors.New("that is this node"), "use phantom leave here, or revoke it on another node")
+	}
+	ctx, cancel := context.WithTimeout(ctx, decideMax)
+	defer cancel()
+	if err := m.group.Revoke(ctx, e.ID, r.Reason); err != nil {
+		return nil, failed("cannot revoke "+e.Member.Name, err)
+	}
+	return &localapi.Revoked{ID: e.ID.String(), Name: e.Member.Name}, nil
+}
+
+// find resolves a name, an ID or an overlay address to one node.
+func (n *Node) find(name string) (peer.Entry, error) {
+	switch found := n.peers.Resolve(name); len(found) {
+	case 0:
+		return peer.Entry{}, localapi.UnknownNode(name)
+	case 1:
+		return found[0], nil
+	default:
+		var candidates []string
+		for _, e := range found {
+			candidates = append(candidates, fmt.Sprintf("%s %s %s", e.Member.Name, e.ID.Short(), e.Member.Addresses()[0]))
+		}
+		return peer.Entry{}, localapi.Ambiguous(name, candidates)
+	}
+}
+
+// Down begins the graceful stop.
+func (n *Node) Down(context.Context) error {
+	n.finish(nil)
+	return nil
+}
+
+// Leave gives the membership up for good, then stops. If the mesh cannot decide now, nothing changes.
+func (n *Node) Leave(ctx context.Context) error {
+	m, err := n.membership("leave")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, shutdownMax)
+	defer cancel()
+	n.leaving.Store(true)
+	if err := m.group.Leave(ctx, n.ID()); err != nil {
+		n.leaving.Store(false)
+		return failed("cannot leave "+m.group.State().Mesh.Name, err)
+	}
+	n.finish(nil)
+	return nil
+}

@@ -1,0 +1,157 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/phantommesh/phantommesh/coordinator"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/peer"
+)
+
+// Doctor gives what only the running node knows; the command adds its checks of the host.
+func (n *Node) Doctor(context.Context) (*localapi.Doctor, error) {
+	d := &findings{OK: true}
+	m := n.mesh.Load()
+	if m == nil {
+		d.add(localapi.Finding{Check: "mesh", Severity: localapi.SeverityError, What: "this node is in no mesh",
+			Why: "it was neither invited nor told to found one", Next: "phantom join TOKEN, or phantom up --new NAME"})
+		return (*localapi.Doctor)(d), nil
+	}
+	state := m.group.State()
+	for _, f := range []localapi.Finding{
+		m.checkQuorum(state), m.checkPeers(), m.checkCertificate(state), m.checkReplica(), m.checkInterface(), m.checkEndpoints(),
+	} {
+		d.add(f)
+	}
+	return (*localapi.Doctor)(d), nil
+}
+
+// findings collects.
+type findings localapi.Doctor
+
+func (d *findings) add(f localapi.Finding) {
+	d.Findings = append(d.Findings, f)
+	if !f.OK && f.Severity == localapi.SeverityError {
+		d.OK = false
+	}
+}
+
+// checkQuorum tells whether the mesh can decide.
+func (m *membership) checkQuorum(state *coordinator.State) localapi.Finding {
+	c := state.Coordinators
+	if c.Quorum {
+		return localapi.Finding{Check: "quorum", OK: true, Severity: localapi.SeverityInfo,
+			What: fmt.Sprintf("the mesh can decide: %d coordinators, leader %s", len(c.Voters), m.nameOf(state, c.Leader.String()))}
+	}
+	var missing []string
+	for _, id := range c.Voters {
+		if !m.alive(id) {
+			missing = append(missing, m.nameOf(state, id.String()))
+		}
+	}
+	why := "no leader with a majority of the coordinators behind it"
+	next := "wait some seconds: an election may be running"
+	if len(missing) > 0 {
+		why = "these coordinators cannot be reached: " + strings.Join(missing, ", ")
+		next = "start phantom on them, or reconnect them. Traffic between members goes on meanwhile"
+	}
+	return localapi.Finding{Check: "quorum", Severity: localapi.SeverityError, What: "no quorum: nothing can be decided (invite, join, revoke)",
+		Why: why, Next: next}
+}
+
+func (m *membership) nameOf(state *coordinator.State, id string) string {
+	for _, member := range state.Members {
+		if member.ID.String() == id {
+			return member.Certificate.Name
+		}
+	}
+	return "unknown"
+}
+
+// checkPeers tells whether anybody can be reached.
+func (m *membership) checkPeers() localapi.Finding {
+	var alive, all int
+	var silent []string
+	for _, e := range m.node.peers.All() {
+		if e.Revoked || e.ID == m.node.ID() {
+			continue
+		}
+		all++
+		if e.State == peer.Alive {
+			alive++
+			continue
+		}
+		silent = append(silent, e.Member.Name)
+	}
+	f := localapi.Finding{Check: "peers", OK: true, Severity: localapi.SeverityInfo, What: fmt.Sprintf("%d of %d other members can be reached", alive, all)}
+	switch {
+	case all == 0:
+		f.What, f.Next = "this node is the only member so far", "phantom invite makes a token for the next machine"
+	case alive == 0:
+		f.OK, f.Severity = false, localapi.SeverityError
+		f.Why = "nobody answers at any known address"
+		f.Next = fmt.Sprintf("check this machine's network, that UDP port %d is not blocked by a firewall here or there, and that the others run", m.node.socket.Port())
+	case len(silent) > 0:
+		f.Why = "not reached: " + strings.Join(silent, ", ")
+	}
+	return f
+}
+
+func (m *membership) checkCertificate(state *coordinator.State) localapi.Finding {
+	me, ok := state.Member(m.node.ID())
+	if !ok {
+		return localapi.Finding{Check: "certificate", Severity: localapi.SeverityError, What: "the mesh does not list this node"}
+	}
+	now := time.Now()
+	c := me.Certificate
+	f := localapi.Finding{Check: "certificate", OK: true, Severity: localapi.SeverityInfo, What: "valid until " + c.NotAfter.UTC().Format(time.DateOnly)}
+	switch {
+	case now.Before(c.NotBefore):
+		f = localapi.Finding{Check: "clock", Severity: localapi.SeverityError, What: "the clock is wrong: " + now.Format(time.DateTime),
+			Why:  "this node's certificate begins only on " + c.NotBefore.Format(time.DateTime),
+			Next: "set it, best by NTP: timedatectl set-ntp true"}
+	case now.After(c.NotAfter):
+		f.OK, f.Severity, f.What = false, localapi.SeverityError, "the certificate ended on "+c.NotAfter.UTC().Format(time.DateTime)
+		f.Why = "it was not renewed in time, or the clock here (" + now.Format(time.DateTime) + ") is wrong"
+		f.Next = "check the clock; if it is right, ask a member for a new invitation"
+	case c.NotAfter.Sub(now) < expiryWarning:
+		f.OK, f.Severity, f.What = false, localapi.SeverityWarning, "the certificate ends on "+c.NotAfter.UTC().Format(time.DateTime)
+		f.Next = "ask a member for a new invitation before that day"
+	}
+	return f
+}
+
+// checkReplica tells whether this node's copy of the ledger works, where it is a coordinator.
+func (m *membership) checkReplica() localapi.Finding {
+	if err := m.group.Fault(); err != nil {
+		return localapi.Finding{Check: "ledger", Severity: localapi.SeverityError, What: "this coordinator's copy of the ledger does not work",
+			Why: err.Error(), Next: "make room on the disk if it is full; then restart the node: phantom down, phantom up"}
+	}
+	return localapi.Finding{Check: "ledger", OK: true, Severity: localapi.SeverityInfo, What: fmt.Sprintf("the mesh's state is at version %d", m.group.Version())}
+}
+
+func (m *membership) checkInterface() localapi.Finding {
+	f := localapi.Finding{Check: "interface", OK: true, Severity: localapi.SeverityInfo, What: "packets go through " + m.tun}
+	if m.userspace {
+		f.What = fmt.Sprintf("userspace networking: SOCKS5 at %s, HTTP proxy at %s", m.proxies.socks.Addr(), m.proxies.http.Addr())
+	}
+	if m.degraded != nil {
+		f.OK, f.Severity, f.Why = false, localapi.SeverityWarning, m.degraded.Error()
+		f.Next = "run as root or give the binary CAP_NET_ADMIN for a network device"
+	}
+	return f
+}
+
+// checkEndpoints tells whether others have any address to reach this node at.
+func (m *membership) checkEndpoints() localapi.Finding {
+	local := m.node.socket.LocalEndpoints()
+	if len(local) > 0 {
+		return localapi.Finding{Check: "endpoints", OK: true, Severity: localapi.SeverityInfo,
+			What: fmt.Sprintf("%d addresses are offered to others, first %s", len(local), local[0])}
+	}
+	return localapi.Finding{Check: "endpoints", Severity: localapi.SeverityError, What: "this machine has no address that others could reach",
+		Why: "no network interface is up but the loopback one, or --listen names none of its addresses", Next: "connect it to a network, or check --listen"}
+}

@@ -1,0 +1,243 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/phantommesh/phantommesh/control"
+	"github.com/phantommesh/phantommesh/coordinator"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/crypto/invitation"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+)
+
+// joinMax bounds one attempt to join: contact, a handshake, an admission by the group, each of which ends in about a second if it works.
+const joinMax = 20 * time.Second
+
+// errUnreachable: none of a token's members answered.
+var errUnreachable = errors.New("no member of the mesh can be reached")
+
+// Enter brings a node that is in no mesh into one, and returns when it is online.
+func (n *Node) Enter(ctx context.Context, e localapi.Entry) error {
+	if e.IsZero() {
+		return nil
+	}
+	n.entering.Lock()
+	defer n.entering.Unlock()
+	select {
+	case <-n.stop:
+		return localapi.Fail(localapi.Failed, "cannot enter a mesh", errors.New("the node is stopping"), "start it again: phantom up")
+	default:
+	}
+	if m := n.mesh.Load(); m != nil {
+		return n.alreadyIn(m, e)
+	}
+	if e.Token != "" {
+		return n.join(ctx, e.Token)
+	}
+	name := e.New
+	if name == "" {
+		name = "home"
+	}
+	return n.found(name)
+}
+
+// alreadyIn tells a member that it is one: harmless if that is what was asked for.
+func (n *Node) alreadyIn(m *membership, e localapi.Entry) error {
+	mesh := m.group.State().Mesh
+	const next = "leave it first (phantom leave), or use another state folder with --state"
+	switch {
+	case e.Token != "":
+		t, err := invitation.Parse(e.Token)
+		if err != nil {
+			return localapi.Fail(localapi.Usage, "cannot join", err, "")
+		}
+		if t.Mesh != mesh.ID {
+			return localapi.Fail(localapi.Failed, "cannot join", fmt.Errorf("state folder %s belongs to another mesh, %s (%s)",
+				n.folder.path, mesh.Name, mesh.ID.Short()), next)
+		}
+	case e.New != "" && e.New != mesh.Name:
+		return localapi.Fail(localapi.Failed, "cannot found "+e.New, fmt.Errorf("state folder %s belongs to the mesh %s (%s)",
+			n.folder.path, mesh.Name, mesh.ID.Short()), next)
+	}
+	return nil
+}
+
+// found makes a new mesh with this node as its first member.
+func (n *Node) found(name string) error {
+	s := n.cfg.Settings
+	m := n.newMembership()
+	group, err := coordinator.Found(n.groupConfig(m), coordinator.Founding{MeshName: name, IPv4: s.IPv4, NodeName: s.Name, Region: s.Region})
+	if err != nil {
+		return failed("cannot found the mesh "+name, err)
+	}
+	return n.enterWith(m, group, "cannot found the mesh "+name)
+}
+
+// resume takes part in the mesh that the state folder belongs to.
+func (n *Node) resume() error {
+	n.entering.Lock()
+	defer n.entering.Unlock()
+	m := n.newMembership()
+	group, err := coordinator.Open(n.groupConfig(m))
+	if errors.Is(err, coordinator.ErrNoMesh) {
+		return nil
+	}
+	if err != nil {
+		return failed("cannot take part in the mesh", err)
+	}
+	return n.enterWith(m, group, "cannot take part in the mesh")
+}
+
+func (n *Node) enterWith(m *membership, group *coordinator.Group, what string) error {
+	err := m.start(group)
+	if err == nil {
+		return nil
+	}
+	n.mesh.Store(nil)
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownMax)
+	defer cancel()
+	m.close(ctx)
+	return failed(what, err)
+}
+
+// join enrols with an invitation.
+func (n *Node) join(ctx context.Context, text string) error {
+	const what = "cannot join the mesh"
+	token, err := invitation.Parse(text)
+	if err != nil {
+		return localapi.Fail(localapi.Usage, what, err, "copy the token as phantom invite printed it")
+	}
+	n.phase.Store(localapi.StateEnrolling)
+	defer n.phase.CompareAndSwap(localapi.StateEnrolling, localapi.StateOffline)
+	ctx, cancel := context.WithTimeout(ctx, joinMax)
+	defer cancel()
+	answer, err := n.enrol(ctx, token)
+	if err != nil {
+		return err
+	}
+	m := n.newMembership()
+	group, err := coordinator.Enrolled(n.groupConfig(m), answer)
+	if err != nil {
+		return failed(what, err)
+	}
+	return n.enterWith(m, group, what)
+}
+
+// attempt is what came of asking one address of one member.
+type attempt struct {
+	member identity.NodeID
+	addr   netip.AddrPort
+	answer coordinator.Answer
+	err    error
+}
+
+// enrol asks all members of the token at all their addresses side by side. The first that lets us in wins. A member that could not decide (no
+// quorum in its reach) or was not reached leaves it to the others; the mesh's refusal is final.
+func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.Answer, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var total int
+	results := make(chan attempt, invitation.MembersMax*invitation.AddressesMax)
+	// One request at a time: two that race would both be admitted, as the same node, but the second for nothing.
+	var asking sync.Mutex
+	for _, member := range token.Members {
+		for _, addr := range member.Addresses {
+			total++
+			go func() {
+				a := attempt{member: member.ID, addr: addr}
+				a.answer, a.err = n.enrolAt(ctx, token, member.ID, addr, &asking)
+				results <- a
+			}()
+		}
+	}
+	var failures []attempt
+	for range total {
+		a := <-results
+		if a.err == nil {
+			n.socket.Hint(a.member, []netip.AddrPort{a.addr})
+			return a.answer, nil
+		}
+		n.log.Debug("not enrolled", "peer", a.member.Short(), "addr", a.addr.String(), "err", a.err)
+		failures = append(failures, a)
+		var refused *coordinator.Refused
+		if errors.As(a.err, &refused) {
+			return coordinator.Answer{}, joinFailure(failures)
+		}
+	}
+	return coordinator.Answer{}, joinFailure(failures)
+}
+
+func (n *Node) enrolAt(ctx context.Context, token invitation.Token, member identity.NodeID, addr netip.AddrPort, asking *sync.Mutex,
+) (coordinator.Answer, error) {
+	to, err := n.socket.Contact(ctx, addr)
+	if err != nil {
+		return coordinator.Answer{}, err
+	}
+	s, err := n.control.OpenTo(ctx, to, member, coordinator.ProtocolEnroll)
+	if err != nil {
+		return coordinator.Answer{}, err
+	}
+	defer s.Close()
+	asking.Lock()
+	defer asking.Unlock()
+	if err := ctx.Err(); err != nil {
+		return coordinator.Answer{}, err
+	}
+	settings := n.cfg.Settings
+	request, err := invitation.SignRequest(n.key, invitation.Request{
+		Mesh: token.Mesh, Name: settings.Name, Region: settings.Region, Invitation: token.ID(),
+		Proof: invitation.Proof(token.Key(), token.Mesh, n.ID()), Time: time.Now(),
+	})
+	if err != nil {
+		return coordinator.Answer{}, err
+	}
+	return coordinator.RequestEnrollment(ctx, s, request, token.Mesh, time.Now())
+}
+
+// joinFailure explains to the joiner what came of all attempts: a refusal first, then what a reachable member said, then who was not reached.
+func joinFailure(failures []attempt) error {
+	const what = "cannot join the mesh"
+	var refused *coordinator.Refused
+	var turned *control.Refused
+	var silent []string
+	for _, a := range failures {
+		switch {
+		case errors.As(a.err, &refused):
+			return localapi.Fail(localapi.Refused, what, refused, refusalNext(refused))
+		case errors.As(a.err, &turned) && turned.Ours && turned.Code == uint64(control.ReasonWrongNode):
+			return localapi.Fail(localapi.Refused, what, fmt.Errorf("at %s there is another node than the token names: the token is of another mesh, or "+
+				"the machine was set up anew", a.addr), "ask a member for a new invitation: phantom invite")
+		case errors.Is(a.err, coordinator.ErrNoQuorum):
+			return localapi.Fail(localapi.Failed, what, a.err, "try again once most coordinators are back; the token stays good until it expires")
+		}
+		silent = append(silent, fmt.Sprintf("%s (%s): %v", a.member.Short(), a.addr, brief(a.err)))
+	}
+	if len(silent) == 0 {
+		silent = []string{"the token names no address"}
+	}
+	return localapi.Fail(localapi.TimedOut, what, fmt.Errorf("%w: %s", errUnreachable, strings.Join(silent, "; ")),
+		"check that this machine can send UDP to one of these addresses and that phantom runs there, or ask for a new invitation")
+}
+
+func brief(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return errors.New("no answer")
+	}
+	return err
+}
+
+func refusalNext(r *coordinator.Refused) string {
+	switch r.Code {
+	case coordinator.RefusedInvitation, coordinator.RefusedMesh:
+		return "ask a member for a new invitation: phantom invite"
+	case coordinator.RefusedClock:
+		return "set this machine's clock and join again"
+	}
+	return ""
+}

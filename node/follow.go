@@ -1,0 +1,332 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/phantommesh/phantommesh/control"
+	"github.com/phantommesh/phantommesh/coordinator"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/gossip"
+	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/underlay"
+)
+
+// Topics of rumours.
+const (
+	// topicState tells that the mesh's signed state has reached a version: 8 bytes, big-endian. Who is behind pulls from who told.
+	topicState uint8 = 1
+)
+
+// stateCheckInterval is how often a node compares its state's version with what its peers say of theirs: the safety net under the rumours.
+const stateCheckInterval = 10 * time.Second
+
+// followState acts on every change of the ledger or its copy.
+func (m *membership) followState() {
+	tick := time.NewTicker(stateCheckInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-m.changed:
+			m.stateChanged()
+		case <-tick.C:
+			m.pullFromAhead()
+		}
+	}
+}
+
+func (m *membership) stateChanged() {
+	state := m.group.State()
+	m.adoptMembers(state)
+	m.noteVoters(state)
+	m.enforceRevocations(state)
+	if err := m.pool.SetKeyring(state.Keyring.Keys); err != nil {
+		m.node.log.Warn("gossip keys not changed", "err", err)
+	}
+	m.spreadVersion(state.Version)
+	signal(m.publish)
+}
+
+// adoptMembers enters the ledger's members into the peer table, from where everything else learns of them.
+func (m *membership) adoptMembers(state *coordinator.State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, member := range state.Members {
+		if m.adopted[member.ID] == member.Version && member.Version != 0 {
+			continue
+		}
+		m.adopted[member.ID] = member.Version
+		if member.Certificate != nil && len(member.Raw) > 0 {
+			m.node.peers.Admit(member.Certificate, member.Raw)
+		}
+		if member.Status != coordinator.Active {
+			m.node.peers.Revoke(member.ID)
+		}
+	}
+}
+
+// noteVoters keeps since when each coordinator has been one, as far as this node has seen.
+func (m *membership) noteVoters(state *coordinator.State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	for _, id := range state.Coordinators.Voters {
+		if _, ok := m.voters[id]; !ok {
+			m.voters[id] = now
+		}
+	}
+	maps.DeleteFunc(m.voters, func(id identity.NodeID, _ time.Time) bool { return !state.Coordinators.Voter(id) })
+}
+
+func (m *membership) voterSince(id identity.NodeID) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.voters[id]
+}
+
+// enforceRevocations cuts revoked nodes off: their tunnel, their connections, their paths. What they open anew is refused by Trust.
+func (m *membership) enforceRevocations(state *coordinator.State) {
+	for _, member := range state.Members {
+		if member.Status == coordinator.Active {
+			continue
+		}
+		m.mu.Lock()
+		done := m.cutOff[member.ID]
+		m.cutOff[member.ID] = true
+		m.mu.Unlock()
+		if done {
+			continue
+		}
+		if member.ID == m.node.ID() {
+			m.turnedAway(state)
+			continue
+		}
+		m.node.log.Info("member revoked", "peer", member.ID.Short(), "name", member.Certificate.Name, "status", member.Status.String())
+		m.plane.Drop(member.ID)
+		m.node.control.Disconnect(member.ID, control.ReasonRevoked)
+		m.node.socket.Forget(member.ID)
+	}
+}
+
+// turnedAway ends a node that the mesh has revoked.
+func (m *membership) turnedAway(state *coordinator.State) {
+	m.node.log.Error("this node's membership was revoked", "mesh", state.Mesh.Name)
+	m.node.finish(failed("this node was cut off from "+state.Mesh.Name, &coordinator.Refused{
+		Code: coordinator.RefusedRevoked, Reason: "its membership was revoked; to join again, remove the state folder and ask for a new invitation"}))
+}
+
+// spreadVersion tells the others of a state that is newer than what they may have, once for each version.
+func (m *membership) spreadVersion(version uint64) {
+	m.mu.Lock()
+	news := version > m.spread
+	m.spread = max(m.spread, version)
+	m.mu.Unlock()
+	if !news {
+		return
+	}
+	if err := m.pool.Rumour(topicState, binary.BigEndian.AppendUint64(nil, version)); err != nil {
+		m.node.log.Debug("rumour not spread", "err", err)
+	}
+}
+
+// followRumours pulls what others say they have.
+func (m *membership) followRumours() {
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case r := <-m.pool.Rumours():
+			if r.Topic != topicState || len(r.Payload) != 8 {
+				continue
+			}
+			if version := binary.BigEndian.Uint64(r.Payload); version > m.group.State().Version {
+				m.group.PullSoon(r.From)
+			}
+		}
+	}
+}
+
+// pullFromAhead asks one of those whose records claim a newer state than ours. A liar costs one pull an interval.
+func (m *membership) pullFromAhead() {
+	ours := m.group.State().Version
+	var ahead []identity.NodeID
+	for _, e := range m.node.peers.All() {
+		if e.State == peer.Alive && e.HasRecord && e.Record.StateVersion > ours {
+			ahead = append(ahead, e.ID)
+		}
+	}
+	if len(ahead) == 0 {
+		return
+	}
+	slices.SortFunc(ahead, func(a, b identity.NodeID) int { return a.Compare(b) })
+	// Another one every time, so that a liar does not keep us from the truth.
+	m.group.PullSoon(ahead[int(time.Now().UnixNano()/int64(stateCheckInterval))%len(ahead)])
+}
+
+// followGossip hands gossip's news to whom they concern.
+func (m *membership) followGossip() {
+	n := m.node
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case e := <-m.pool.Events():
+			n.log.Debug("gossip", "peer", e.ID.Short(), "event", e.Kind.String())
+			switch e.Kind {
+			case gossip.MemberAlive, gossip.MemberUpdated:
+				n.book.Note(e.ID, addresses(e.Record), time.Now())
+				if e.Record.StateVersion > m.group.State().Version {
+					m.group.PullSoon(e.ID)
+				}
+				if e.Kind == gossip.MemberAlive {
+					n.control.Suspect(e.ID)
+				}
+			case gossip.MemberDead:
+				n.control.Suspect(e.ID)
+			case gossip.UnknownMember:
+				m.pullUnknown(e)
+			}
+		}
+	}
+}
+
+// pullUnknown fetches the state that has a member of whom only gossip told us: from who told, else from any voter.
+func (m *membership) pullUnknown(e gossip.Event) {
+	if !e.Via.IsZero() {
+		m.group.PullSoon(e.Via)
+		return
+	}
+	for _, id := range m.group.State().Coordinators.Voters {
+		if id != m.node.ID() {
+			m.group.PullSoon(id)
+			return
+		}
+	}
+}
+
+// rememberPaths keeps the addresses at which members were really reached.
+func (m *membership) rememberPaths() {
+	n := m.node
+	changed, cancel := n.socket.Watch()
+	defer cancel()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-changed:
+			for _, p := range n.socket.Paths() {
+				if p.Endpoint.IsValid() {
+					n.book.Note(p.ID, m.knownAddresses(p), time.Now())
+				}
+			}
+		}
+	}
+}
+
+// knownAddresses are where a member was reached just now, then where it says it may be.
+func (m *membership) knownAddresses(p underlay.PathInfo) []netip.AddrPort {
+	out := append([]netip.AddrPort{p.Endpoint}, p.Standby...)
+	if e, ok := m.node.peers.Get(p.ID); ok {
+		out = append(out, addresses(e.Record)...)
+	}
+	return out
+}
+
+func addresses(r peer.Record) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, e := range r.Endpoints {
+		out = append(out, e.Addr)
+	}
+	return out
+}
+
+// publishInterval is how often a node looks at what it says of itself; news are spread at once but not more often than publishPause.
+const (
+	publishInterval = 30 * time.Second
+	publishPause    = 500 * time.Millisecond
+)
+
+// publishRecords keeps the node's own record true.
+func (m *membership) publishRecords() {
+	tick := time.NewTicker(publishInterval)
+	defer tick.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	last := peer.Record{}
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-m.publish:
+		case <-tick.C:
+		}
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-pause.C:
+		}
+		pause.Reset(publishPause)
+		r := m.describe()
+		if sameNews(r, last) {
+			continue
+		}
+		last = r
+		r.Sequence = m.nextSequence()
+		if err := m.pool.SetRecord(r); err != nil && m.ctx.Err() == nil {
+			m.node.log.Warn("own record not spread", "err", err)
+		}
+	}
+}
+
+func sameNews(a, b peer.Record) bool {
+	return a.Region == b.Region && a.StateVersion == b.StateVersion && a.Voter == b.Voter && slices.Equal(a.Endpoints, b.Endpoints)
+}
+
+// describe is what there is to say of this node now, without a sequence.
+func (m *membership) describe() peer.Record {
+	n := m.node
+	state := m.group.State()
+	r := peer.Record{ID: n.ID(), StateVersion: state.Version, Voter: state.Coordinators.Voter(n.ID())}
+	if self, ok := state.Member(n.ID()); ok {
+		r.Region = self.Certificate.Region
+	}
+	for _, a := range n.socket.LocalEndpoints() {
+		r.Endpoints = append(r.Endpoints, peer.Endpoint{Addr: a, Kind: peer.Local})
+	}
+	return r
+}
+
+// record is the first record of a run.
+func (m *membership) record() peer.Record {
+	r := m.describe()
+	r.Sequence = m.nextSequence()
+	return r
+}
+
+func (m *membership) nextSequence() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.node.sequence.take()
+	if err != nil {
+		m.node.log.Warn("record sequence not kept", "err", err)
+	}
+	return s
+}
+
+// sleep waits, or returns false when ctx ends.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,267 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/phantommesh/phantommesh/coordinator"
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/dataplane"
+	"github.com/phantommesh/phantommesh/gossip"
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/peer"
+)
+
+// membership is what a node has only while it is in a mesh. It is assembled once and closed once.
+type membership struct {
+	node  *Node
+	group *coordinator.Group
+
+	// Constant after assemble.
+	pool      *gossip.Pool
+	plane     *dataplane.Plane
+	userspace bool
+	degraded  error // why there is no device although nobody asked for userspace
+	proxies   proxies
+	tun       string // the device's name
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+
+	changed chan struct{} // 1: the ledger or its copy has changed
+	publish chan struct{} // 1: what we say of ourselves may have changed
+
+	mu          sync.Mutex
+	cutOff      map[identity.NodeID]bool // revoked nodes whose tunnels and connections were ended
+	adopted     map[identity.NodeID]uint64
+	spread      uint64 // highest state version that we have spread a rumour of
+	voters      map[identity.NodeID]time.Time // since when each has been seen to vote
+}
+
+// proxies are the ways into the overlay for programs of a host without a device.
+type proxies struct {
+	socks, http net.Listener
+	forwards    []config.Forward
+}
+
+// assemble brings the membership to life around a group that has been founded, joined or read from disk.
+func (n *Node) newMembership() *membership {
+	m := &membership{
+		node: n, changed: make(chan struct{}, 1), publish: make(chan struct{}, 1), cutOff: map[identity.NodeID]bool{},
+		adopted: map[identity.NodeID]uint64{}, voters: map[identity.NodeID]time.Time{},
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	return m
+}
+
+// groupConfig is the coordinator group's share of the node.
+func (n *Node) groupConfig(m *membership) coordinator.Config {
+	timing := coordinator.LAN()
+	if n.cfg.Settings.Timing == config.WAN {
+		timing = coordinator.WAN()
+	}
+	return coordinator.Config{
+		Key: n.key, Control: n.control, Peers: n.peers, Dir: n.folder.path, Rand: n.cfg.Rand, Now: time.Now, Log: n.log,
+		Timing: timing, Alive: m.alive, OnState: m.wake,
+	}
+}
+
+// wake notes that the state changed. It is called from within the group and must return at once.
+func (m *membership) wake() { signal(m.changed) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// alive is gossip's view, for the deciders.
+func (m *membership) alive(id identity.NodeID) bool {
+	if id == m.node.ID() {
+		return true
+	}
+	e, ok := m.node.peers.Get(id)
+	return ok && e.State == peer.Alive
+}
+
+// start brings up everything that stands on the group: peer table, tunnels, gossip, loops. On an error nothing is left running but the group.
+func (m *membership) start(group *coordinator.Group) (err error) {
+	n := m.node
+	m.group = group
+	state := group.State()
+	self, ok := state.Member(n.ID())
+	if !ok {
+		return fmt.Errorf("the mesh's state does not list this node %s; the state folder is of another identity", n.ID().Short())
+	}
+	n.mesh.Store(m)
+	m.adoptMembers(state)
+	m.noteVoters(state)
+	if self.Status != coordinator.Active {
+		return &coordinator.Refused{Code: coordinator.RefusedRevoked, Reason: "this node's membership of " + state.Mesh.Name + " was revoked; " +
+			"to join again, remove its state folder and ask for a new invitation"}
+	}
+	if err := m.startPlane(state, self.Certificate); err != nil {
+		return err
+	}
+	if err := m.startGossip(state); err != nil {
+		return err
+	}
+	m.loops.Go(m.followState)
+	m.loops.Go(m.followGossip)
+	m.loops.Go(m.followRumours)
+	m.loops.Go(m.publishRecords)
+	m.loops.Go(m.rememberPaths)
+	n.phase.Store(localapi.StateOnline)
+	n.log.Info("online", "mesh", state.Mesh.Name, "peer", n.ID().Short(), "addresses", self.Certificate.Addresses(), "port", n.socket.Port())
+	return nil
+}
+
+func (m *membership) startPlane(state *coordinator.State, self *certificate.Member) error {
+	n := m.node
+	s := n.cfg.Settings
+	v6 := identity.OverlayPrefix(state.Mesh.ID)
+	spec := InterfaceSpec{TUN: s.TUN, MTU: s.MTU, Routes: []netip.Prefix{state.Mesh.IPv4, v6}}
+	for _, a := range self.Addresses() {
+		bits := v6.Bits()
+		if a.Is4() {
+			bits = state.Mesh.IPv4.Bits()
+		}
+		spec.Addresses = append(spec.Addresses, netip.PrefixFrom(a, bits))
+	}
+	host, userspace, degraded, err := n.openInterface(spec)
+	if err != nil {
+		return err
+	}
+	m.userspace, m.degraded = userspace, degraded
+	if degraded != nil {
+		n.log.Warn("no network device, using userspace networking", "err", degraded)
+	}
+	m.tun, _ = host.Name()
+	m.plane, err = dataplane.New(dataplane.Config{
+		Key: n.key, Self: n.ID(), Mesh: state.Mesh.ID, Bind: n.socket.Bind(), Peers: n.peers, Control: n.control, Connect: n.socket.Connect,
+		Orphans: n.socket.OnOrphan, Known: n.socket.WireGuardKnown, Network: host, Overlay: spec.Routes, Resolve: n.resolveName,
+		Rand: n.cfg.Rand, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	if !userspace {
+		return nil
+	}
+	return m.openProxies(s)
+}
+
+// openProxies opens what programs of this host use instead of a device. A port that was asked for must be free; the default may move.
+func (m *membership) openProxies(s config.Settings) (err error) {
+	if m.proxies.socks, err = listenProxy(s.SOCKS5, defaultSOCKS5); err != nil {
+		return localapi.Fail(localapi.Failed, "cannot open the SOCKS5 proxy", err, "choose another address with --socks5 HOST:PORT")
+	}
+	if m.proxies.http, err = listenProxy(s.HTTPProxy, defaultHTTPProxy); err != nil {
+		return localapi.Fail(localapi.Failed, "cannot open the HTTP proxy", err, "choose another address with --http-proxy HOST:PORT")
+	}
+	m.serveProxy("SOCKS5", m.proxies.socks, m.plane.ServeSOCKS)
+	m.serveProxy("HTTP", m.proxies.http, m.plane.ServeHTTPProxy)
+	for _, f := range s.Forward {
+		if _, err := m.plane.Forward(f.Port, f.To); err != nil {
+			return localapi.Fail(localapi.Failed, "cannot forward overlay port "+f.String(), err, "check --forward")
+		}
+	}
+	m.proxies.forwards = s.Forward
+	return nil
+}
+
+func (m *membership) serveProxy(kind string, l net.Listener, serve func(net.Listener) error) {
+	m.loops.Go(func() {
+		if err := serve(l); err != nil && m.ctx.Err() == nil {
+			m.node.log.Warn("proxy ended", "proxy", kind, "addr", l.Addr().String(), "err", err)
+		}
+	})
+}
+
+// Where the proxies listen if nobody says: the usual ports, on the loopback address, so that only this machine's users get in.
+const (
+	defaultSOCKS5    = "127.0.0.1:1080"
+	defaultHTTPProxy = "127.0.0.1:8118"
+)
+
+func listenProxy(wanted, usual string) (net.Listener, error) {
+	if wanted != "" {
+		return net.Listen("tcp", wanted)
+	}
+	l, err := net.Listen("tcp", usual)
+	if err != nil {
+		// Several nodes on one host: the second takes any free port. Status shows it.
+		l, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	return l, err
+}
+
+func (m *membership) startGossip(state *coordinator.State) (err error) {
+	n := m.node
+	profile := gossip.LAN()
+	if n.cfg.Settings.Timing == config.WAN {
+		profile = gossip.WAN()
+	}
+	for _, h := range n.book.All() {
+		n.socket.Hint(h.ID, h.Addrs)
+	}
+	m.pool, err = gossip.New(gossip.Config{
+		Self: n.ID(), Key: n.key, Mesh: state.Mesh.ID, Peers: n.peers, Packets: n.socket, Control: n.control, Connect: n.socket.Connect,
+		Keyring: state.Keyring.Keys, Profile: profile, Record: m.record(), Rand: n.cfg.Rand, Log: n.log,
+	})
+	return err
+}
+
+// close hands over duties, says goodbye, and ends everything, newest first. It returns within ctx's time and little more.
+func (m *membership) close(ctx context.Context) {
+	if err := m.group.Handover(ctx); err != nil {
+		m.node.log.Warn("duties not handed over", "err", err)
+	}
+	if m.pool != nil {
+		if err := m.pool.Leave(ctx); err != nil {
+			m.node.log.Debug("leaving unheard", "err", err)
+		}
+	}
+	m.cancel()
+	for _, l := range []net.Listener{m.proxies.socks, m.proxies.http} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	if m.plane != nil {
+		m.plane.Close()
+	}
+	if m.pool != nil {
+		m.pool.Close()
+	}
+	m.group.Close()
+	m.loops.Wait()
+}
+
+// resolveName gives the overlay addresses of a node's name, for the proxies.
+func (n *Node) resolveName(name string) []netip.Addr {
+	entries := n.peers.Resolve(name)
+	if len(entries) != 1 || entries[0].Revoked {
+		return nil
+	}
+	return entries[0].Member.Addresses()
+}
+
+// isOverlay reports whether an address is of the mesh itself: such an address must never be offered as a way to reach this node, or the
+// tunnel would run through itself.
+func (n *Node) isOverlay(a netip.Addr) bool {
+	m := n.mesh.Load()
+	if m == nil {
+		return false
+	}
+	mesh := m.group.State().Mesh
+	return mesh.IPv4.Contains(a) || identity.OverlayPrefix(mesh.ID).Contains(a)
+}

@@ -1,0 +1,139 @@
+package node
+
+import (
+	"context"
+	"io"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/phantommesh/phantommesh/dataplane"
+	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/underlay"
+)
+
+// Metrics writes the Prometheus text exposition. Everything is gathered when asked for: an idle node pays nothing.
+func (n *Node) Metrics(_ context.Context, w io.Writer) error {
+	r := prometheus.NewRegistry()
+	if err := r.Register(collector{n}); err != nil {
+		return err
+	}
+	families, err := r.Gather()
+	if err != nil {
+		return err
+	}
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collector turns the parts' counters into metrics.
+type collector struct{ node *Node }
+
+var (
+	descBuild        = desc("build_info", "What the binary was built from.", "version", "commit", "go")
+	descReceived     = desc("packets_received_total", "Packets that arrived on the UDP port, by class.", "class")
+	descDropped      = desc("packets_dropped_total", "Packets that were not passed on, by reason.", "reason")
+	descPaths        = desc("paths", "Paths to members, by kind.", "kind")
+	descMembers      = desc("gossip_members", "Other members, by gossip's verdict.", "state")
+	descGossipBytes  = desc("gossip_bytes_total", "Gossip traffic in bytes, packets and streams.", "direction")
+	descTunnels      = desc("tunnels", "Tunnels, by state.", "state")
+	descTunnelBytes  = desc("tunnel_bytes_total", "Bytes through the tunnels that exist now.", "direction")
+	descExchanges    = desc("exchanges_total", "Post-quantum key exchanges begun here, by result.", "result")
+	descExchangeTime = desc("exchange_seconds_total", "Time that the successful exchanges took.")
+	descConns        = desc("control_connections", "Live control connections.")
+	descTerm         = desc("raft_term", "Term of the coordinator group.")
+	descQuorum       = desc("raft_quorum", "1 if the mesh can decide.")
+	descVersion      = desc("state_version", "Version of the mesh's signed state held here.")
+	descChecks       = desc("path_checks_total", "Keyed path checks, sent and answered.", "kind")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("phantom_"+name, help, labels, nil)
+}
+
+// Describe sends nothing: the collector is unchecked, as a node outside a mesh has fewer metrics.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads the parts.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	n := c.node
+	gauge(descBuild, 1, n.cfg.Version.Version, n.cfg.Version.Commit, n.cfg.Version.Go)
+	s := n.socket.Stats()
+	for class, v := range s.Received {
+		count(descReceived, v, class)
+	}
+	for reason, v := range s.Dropped {
+		count(descDropped, v, "underlay_"+reason)
+	}
+	count(descChecks, s.Checks, "sent")
+	count(descChecks, s.Answers, "answered")
+	kinds := map[underlay.PathKind]int{underlay.PathDirect: 0, underlay.PathRelay: 0, underlay.PathNone: 0}
+	for _, p := range n.socket.Paths() {
+		kinds[p.Kind]++
+	}
+	for kind, v := range kinds {
+		gauge(descPaths, float64(v), kind.String())
+	}
+	gauge(descConns, float64(n.control.Stats().Connections))
+	if m := n.mesh.Load(); m != nil && m.pool != nil && m.plane != nil {
+		m.collect(gauge, count)
+	}
+}
+
+type emitGauge func(d *prometheus.Desc, v float64, labels ...string)
+type emitCount func(d *prometheus.Desc, v uint64, labels ...string)
+
+func (m *membership) collect(gauge emitGauge, count emitCount) {
+	g := m.pool.Stats()
+	for _, state := range []peer.State{peer.Alive, peer.Suspect, peer.Dead, peer.Left} {
+		gauge(descMembers, float64(g.Members[state]), state.String())
+	}
+	count(descGossipBytes, g.BytesSent+g.StreamBytesSent, "sent")
+	count(descGossipBytes, g.BytesReceived+g.StreamBytesReceived, "received")
+	for reason, v := range g.Refused {
+		count(descDropped, v, "gossip_"+reason)
+	}
+	m.collectPlane(gauge, count)
+	state := m.group.State()
+	gauge(descTerm, float64(state.Coordinators.Term))
+	quorum := 0.0
+	if state.Coordinators.Quorum {
+		quorum = 1
+	}
+	gauge(descQuorum, quorum)
+	gauge(descVersion, float64(state.Version))
+}
+
+func (m *membership) collectPlane(gauge emitGauge, count emitCount) {
+	states := map[dataplane.TunnelState]int{dataplane.TunnelUp: 0, dataplane.TunnelConnecting: 0, dataplane.TunnelIdle: 0}
+	var rx, tx uint64
+	for _, t := range m.plane.Tunnels() {
+		states[t.State]++
+		rx, tx = rx+t.Rx, tx+t.Tx
+	}
+	for state, v := range states {
+		gauge(descTunnels, float64(v), string(state))
+	}
+	count(descTunnelBytes, rx, "received")
+	count(descTunnelBytes, tx, "sent")
+	s := m.plane.Stats()
+	count(descExchanges, s.Exchanges, "agreed")
+	count(descExchanges, s.ExchangesFailed, "failed")
+	gauge(descExchangeTime, s.ExchangeTime.Seconds())
+	for reason, v := range map[string]uint64{
+		"off_overlay": s.DroppedOffOverlay, "no_member": s.DroppedNoMember, "no_tunnel": s.DroppedNoTunnel,
+		"wait_too_long": s.DroppedWaitTooLong, "queue_full": s.DroppedQueueFull, "filter": s.DroppedByFilter,
+	} {
+		count(descDropped, v, "tunnel_"+reason)
+	}
+}

@@ -1,0 +1,246 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/phantommesh/phantommesh/control"
+	"github.com/phantommesh/phantommesh/coordinator"
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/dataplane"
+	"github.com/phantommesh/phantommesh/discovery"
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/underlay"
+)
+
+// Config is what a node is made of. Settings is required; the rest has defaults that make a real node on this host.
+type Config struct {
+	Settings config.Settings
+	Version  localapi.Version
+	// Bind is the UDP socket; the simulator has its own.
+	Bind conn.Bind
+	// OpenInterface makes the host's side of the tunnels; nil: a TUN device or userspace networking, as the settings say.
+	OpenInterface func(InterfaceSpec) (dataplane.Interface, error)
+	Rand          io.Reader
+	Log           *slog.Logger
+}
+
+// Node is a running node. Its methods are safe for concurrent use.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+
+	// Constant after New.
+	folder   *folder
+	key      *identity.Key
+	peers    *peer.Table
+	socket   *underlay.Socket
+	control  *control.Host
+	book     *discovery.Book
+	sequence *sequence
+
+	// mesh is nil while the node is in no mesh.
+	mesh atomic.Pointer[membership]
+	// entering is held by whoever founds, joins or stops: one at a time.
+	entering sync.Mutex
+	phase    atomic.Value // localapi.StateOnline and so on
+	leaving  atomic.Bool  // the membership was given up: erase it at the end
+
+	ready    chan struct{} // closed when Enter may be asked for
+	stop     chan struct{} // closed when the node shall end
+	stopOnce sync.Once
+	ended    error // why; set before stop is closed
+}
+
+// New makes a node on its state folder. What it does about a mesh begins with Run. Errors are *localapi.Failure.
+func New(cfg Config) (*Node, error) {
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	n := &Node{cfg: cfg, log: cfg.Log, started: time.Now(), ready: make(chan struct{}), stop: make(chan struct{})}
+	n.phase.Store(localapi.StateOffline)
+	if err := n.open(); err != nil {
+		n.release()
+		return nil, startFailure(err, cfg.Settings)
+	}
+	return n, nil
+}
+
+// open makes the parts that exist with and without a mesh, in the order in which they need each other.
+func (n *Node) open() (err error) {
+	if n.folder, err = openFolder(n.cfg.Settings.State); err != nil {
+		return err
+	}
+	if n.key, err = n.folder.loadIdentity(n.cfg.Rand); err != nil {
+		return err
+	}
+	if n.sequence, err = n.folder.openSequence(); err != nil {
+		return err
+	}
+	if n.book, err = discovery.OpenBook(discovery.BookConfig{Path: n.folder.file(bookFile), Log: n.log}); n.book == nil {
+		return err
+	} else if err != nil {
+		// The book is a convenience: what was in it is known to others. The damaged one was put aside.
+		n.log.Warn("address book not read, starting with an empty one", "err", err)
+	}
+	n.peers = peer.NewTable(n.key.ID())
+	n.socket, err = underlay.Open(underlay.Config{
+		Key: n.key, Peers: n.peers, Bind: n.cfg.Bind, Port: n.cfg.Settings.Port, Listen: n.cfg.Settings.Listen,
+		Exclude: n.isOverlay, Rand: n.cfg.Rand, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.control, err = control.New(control.Config{
+		Key: n.key, Network: n.socket, Trust: n.trust, Chain: n.chain, Known: n.isMemberKey, Rand: n.cfg.Rand, Log: n.log,
+	})
+	return err
+}
+
+// trust is what control connections are verified against; nil in no mesh.
+func (n *Node) trust() *certificate.Trust {
+	if m := n.mesh.Load(); m != nil {
+		return m.group.Trust()
+	}
+	return nil
+}
+
+// chain is what this node shows of itself; nil in no mesh.
+func (n *Node) chain() *certificate.Chain {
+	if m := n.mesh.Load(); m != nil {
+		return m.group.Chain()
+	}
+	return nil
+}
+
+func (n *Node) isMemberKey(k identity.WireGuardKey) bool {
+	_, ok := n.peers.ByKey(k)
+	return ok
+}
+
+// ID is the node's ID.
+func (n *Node) ID() identity.NodeID { return n.key.ID() }
+
+// Port is the UDP port the node is bound to.
+func (n *Node) Port() uint16 { return n.socket.Port() }
+
+// Joined reports whether the state folder belongs to a mesh already.
+func (n *Node) Joined() bool { return coordinator.Exists(n.folder.path) }
+
+// Run takes part in the mesh that the state folder belongs to, or in none until Enter is asked for, and serves until ctx ends, Down or Leave is
+// asked for, or the mesh turns the node away. It returns nil after an orderly stop, else a *localapi.Failure. It may be called once; afterwards
+// the node is closed.
+func (n *Node) Run(ctx context.Context) error {
+	defer n.release()
+	defer context.AfterFunc(ctx, func() { n.finish(nil) })()
+	if n.Joined() {
+		if err := n.resume(); err != nil {
+			n.shutDown()
+			return startFailure(err, n.cfg.Settings)
+		}
+	}
+	close(n.ready)
+	<-n.stop
+	n.log.Info("stopping")
+	n.shutDown()
+	return n.ended
+}
+
+// Ready is closed once Run takes part in the mesh of the state folder, or knows that there is none: from then on Enter may be asked for.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// shutdownMax bounds the orderly stop: handing over leadership takes one election, telling gossip some rounds.
+const shutdownMax = 8 * time.Second
+
+// shutDown hands over duties and takes the membership down.
+func (n *Node) shutDown() {
+	// Whoever is entering a mesh just now notices that the node ends.
+	n.finish(nil)
+	n.entering.Lock()
+	defer n.entering.Unlock()
+	n.phase.Store(localapi.StateOffline)
+	m := n.mesh.Load()
+	if m == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownMax)
+	defer cancel()
+	m.close(ctx)
+	if !n.leaving.Load() {
+		return
+	}
+	if err := n.erase(); err != nil {
+		n.log.Error("state not removed", "err", err)
+	}
+}
+
+// finish begins the end of the node; the first reason counts.
+func (n *Node) finish(why error) {
+	n.stopOnce.Do(func() {
+		n.ended = why
+		close(n.stop)
+	})
+}
+
+// release closes what open made, in the opposite order.
+func (n *Node) release() {
+	if n.control != nil {
+		n.control.Close()
+	}
+	if n.socket != nil {
+		n.socket.Close()
+	}
+	if n.book != nil {
+		if err := n.book.Close(); err != nil {
+			n.log.Warn("address book not kept", "err", err)
+		}
+	}
+	if n.folder != nil {
+		n.folder.Close()
+	}
+}
+
+// erase removes what makes this machine a member, after it has left: the mesh's state and the identity that may never come back.
+func (n *Node) erase() error {
+	errs := []error{coordinator.Forget(n.folder.path)}
+	for _, name := range []string{identityFile, bookFile, sequenceFile} {
+		errs = append(errs, os.RemoveAll(filepath.Join(n.folder.path, name)))
+	}
+	return errors.Join(errs...)
+}
+
+// startFailure explains to people why a node does not start.
+func startFailure(err error, s config.Settings) error {
+	var f *localapi.Failure
+	if errors.As(err, &f) {
+		return f
+	}
+	const what = "the node cannot start"
+	switch {
+	case errors.Is(err, ErrFolderInUse):
+		return localapi.Fail(localapi.Failed, what, err, "see phantom status; stop it with phantom down, or use another folder with --state")
+	case errors.Is(err, underlay.ErrPortInUse):
+		return localapi.Fail(localapi.Failed, what, err, fmt.Sprintf("stop what uses UDP port %d, or choose another with --port N (--port 0 finds one)", s.Port))
+	case errors.Is(err, os.ErrPermission):
+		return localapi.Fail(localapi.Failed, what, err, "run it as the folder's owner, or choose another folder with --state")
+	}
+	return localapi.Fail(failureClass(err), what, err, nextStep(err))
+}
