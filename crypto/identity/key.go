@@ -184,10 +184,10 @@ func (k *Key) PathKey(their WireGuardKey) ([32]byte, error) {
 }
 
 // String names the key without showing it.
-func (k *Key) String() string { return "key of " + k.id.Short() }
+func (k Key) String() string { return "key of " + k.id.Short() }
 
-// GoString names the key without showing it.
-func (k *Key) GoString() string { return k.String() }
+// Format names the key under every verb and for a copy too: fmt looks behind pointers when a verb does not suit.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
 // LogValue names the key without showing it.
-func (k *Key) LogValue() slog.Value { return slog.StringValue(k.String()) }
+func (k Key) LogValue() slog.Value { return slog.StringValue(k.String()) }

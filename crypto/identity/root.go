@@ -84,10 +84,10 @@ func (k *RootKey) Sign(context string, message []byte) ([]byte, error) {
 }
 
 // String names the key without showing it.
-func (k *RootKey) String() string { return "root key of mesh " + k.ID().Short() }
+func (k RootKey) String() string { return "root key of mesh " + k.ID().Short() }
 
-// GoString names the key without showing it.
-func (k *RootKey) GoString() string { return k.String() }
+// Format names the key under every verb and for a copy too: fmt looks behind pointers when a verb does not suit.
+func (k RootKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
 // LogValue names the key without showing it.
-func (k *RootKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
+func (k RootKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
