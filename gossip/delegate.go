@@ -1,0 +1,119 @@
+package gossip
+
+import (
+	"errors"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// delegate is what memberlist calls, much of it with its lock held. Every method decides, notes and returns.
+type delegate struct{ p *Pool }
+
+var (
+	_ memberlist.Delegate         = delegate{}
+	_ memberlist.EventDelegate    = delegate{}
+	_ memberlist.AliveDelegate    = delegate{}
+	_ memberlist.MergeDelegate    = delegate{}
+	_ memberlist.ConflictDelegate = delegate{}
+	_ memberlist.PingDelegate     = delegate{}
+)
+
+// refusalErrors are what memberlist writes into its log, one for each reason, made once.
+var refusalErrors = func() (out [refusalReasons]error) {
+	for r := range refusalReasons {
+		out[r] = errors.New("gossip: refused: " + r.String())
+	}
+	return out
+}()
+
+// NodeMeta is our own signed record.
+func (d delegate) NodeMeta(int) []byte { return d.p.announced.Load().signed }
+
+// NotifyAlive decides whether a node may be held alive.
+func (d delegate) NotifyAlive(n *memberlist.Node) error {
+	p := d.p
+	if n.Name == p.selfName {
+		// Let memberlist refute what is said of us, above all what an earlier run of ours left behind.
+		p.ownRecord(n.Meta)
+		return nil
+	}
+	now := time.Now()
+	_, why, ok := p.admission.judge(n, now)
+	if ok {
+		return nil
+	}
+	p.stats.refuse(why)
+	if why == refusedStranger || why == refusedExpired {
+		p.missing(n, now)
+	}
+	return refusalErrors[why]
+}
+
+// NotifyMerge looks at a whole list before it is merged. Each alive node in it is judged on its own afterwards, so a stranger among
+// them does not spoil the rest: he may be a member whose certificate travels slower than this list. Only a list that no honest
+// member sends is refused whole.
+func (d delegate) NotifyMerge(nodes []*memberlist.Node) error {
+	for _, n := range nodes {
+		if _, err := identity.ParseNodeID(n.Name); err != nil {
+			d.p.stats.refuse(refusedName)
+			return refusalErrors[refusedName]
+		}
+	}
+	return nil
+}
+
+// NotifyConflict hears of two addresses for one node. The addresses follow from the IDs and are checked before, so this is a member
+// that lies, or our own mistake.
+func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
+	d.p.stats.refuse(refusedConflict)
+	d.p.log.Warn("a node is announced at two addresses; the first stays", "peer", existing.Name, "addr", existing.Address(),
+		"other", other.Address())
+}
+
+// NotifyJoin hears that a node is alive that was not, or not here.
+func (d delegate) NotifyJoin(n *memberlist.Node) {
+	if id, record, ok := d.p.recordOf(n); ok {
+		d.p.roster.joined(id, record, time.Now())
+	}
+}
+
+// NotifyUpdate hears of a node's new record.
+func (d delegate) NotifyUpdate(n *memberlist.Node) {
+	if id, record, ok := d.p.recordOf(n); ok {
+		d.p.roster.updated(id, record)
+	}
+}
+
+// NotifyLeave hears that a node died or left.
+func (d delegate) NotifyLeave(n *memberlist.Node) {
+	if id, err := identity.ParseNodeID(n.Name); err == nil {
+		d.p.roster.gone(id, time.Now())
+	}
+}
+
+// AckPayload is empty: round trips are measured without help of the other side.
+func (d delegate) AckPayload() []byte { return nil }
+
+// NotifyPingComplete hears of an answered probe.
+func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, _ []byte) {
+	if id, err := identity.ParseNodeID(n.Name); err == nil && rtt > 0 {
+		d.p.roster.answered(id, rtt)
+	}
+}
+
+// NotifyMsg takes a rumour in.
+func (d delegate) NotifyMsg(b []byte) { d.p.rumours.take(b) }
+
+// GetBroadcasts gives rumours to be sent along.
+func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.p.rumours.queue.GetBroadcasts(overhead, limit)
+}
+
+// LocalState is empty: records ride in the members' metas, the ledger's state in its own protocol.
+func (d delegate) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState has nothing to merge.
+func (d delegate) MergeRemoteState([]byte, bool) {}

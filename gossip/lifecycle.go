@@ -1,0 +1,214 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/peer"
+)
+
+// SetRecord says something new of this node: it is signed and spread to all. A sequence that is not above that of the last record
+// is replaced by one that is.
+func (p *Pool) SetRecord(r peer.Record) error {
+	if err := p.setRecord(r); err != nil {
+		return err
+	}
+	p.askToAnnounce()
+	return nil
+}
+
+func (p *Pool) setRecord(r peer.Record) error {
+	p.recordMu.Lock()
+	defer p.recordMu.Unlock()
+	r.ID = p.self
+	if last := p.announced.Load(); last != nil && r.Sequence <= last.record.Sequence {
+		r.Sequence = max(last.record.Sequence+1, uint64(time.Now().UnixMilli()))
+	}
+	signed, err := r.Sign(p.key)
+	if err != nil {
+		return fmt.Errorf("gossip: sign our record: %w", err)
+	}
+	// What was signed is what we say: Sign may have left endpoints out.
+	if r, err = peer.ParseRecord(p.self, signed); err != nil {
+		return fmt.Errorf("gossip: our record: %w", err)
+	}
+	p.announced.Store(&announcement{record: r, signed: signed})
+	return nil
+}
+
+func (p *Pool) askToAnnounce() {
+	select {
+	case p.announce <- struct{}{}:
+	default:
+	}
+}
+
+// ownRecord looks at what is said of this node. A record of an earlier run that is ahead of ours (the clock was set back) would
+// win everywhere, so ours takes a sequence above it. Called with memberlist's lock held.
+func (p *Pool) ownRecord(meta []byte) {
+	theirs, err := peer.ParseRecord(p.self, meta)
+	if err != nil || theirs.Sequence <= p.announced.Load().record.Sequence {
+		return
+	}
+	if _, err := peer.VerifyRecord(p.key.Public(), meta); err != nil {
+		return
+	}
+	p.recordMu.Lock()
+	defer p.recordMu.Unlock()
+	r := p.announced.Load().record
+	if theirs.Sequence <= r.Sequence {
+		return
+	}
+	r.Sequence = theirs.Sequence + 1
+	signed, err := r.Sign(p.key)
+	if err != nil {
+		return
+	}
+	p.announced.Store(&announcement{record: r, signed: signed})
+	p.askToAnnounce()
+}
+
+// announcer spreads our record when it has changed.
+func (p *Pool) announcer() {
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-p.announce:
+		}
+		p.life.Lock()
+		if p.left == nil && !p.closed {
+			// It always ends in a timeout: the broadcast is queued at once and goes out with the next gossip.
+			_ = p.list.UpdateNode(announceWait)
+		}
+		p.life.Unlock()
+	}
+}
+
+// Join synchronises with the nodes, all at once, and returns with how many that worked when every attempt has ended or ctx has. The
+// error is nil if it worked with one.
+func (p *Pool) Join(ctx context.Context, ids []identity.NodeID) (int, error) {
+	type result struct {
+		id  identity.NodeID
+		err error
+	}
+	results := make(chan result, len(ids))
+	slots := make(chan struct{}, rejoinParallel)
+	for _, id := range ids {
+		if !p.spawn(func() {
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+			case <-ctx.Done():
+			}
+			err := ctx.Err()
+			if err == nil {
+				err = p.synchronise(id)
+			}
+			results <- result{id, err}
+		}) {
+			return 0, ErrClosed
+		}
+	}
+	var joined int
+	var errs []error
+	for range ids {
+		select {
+		case r := <-results:
+			if r.err == nil {
+				joined++
+				continue
+			}
+			errs = append(errs, fmt.Errorf("gossip: join %s: %w", r.id.Short(), r.err))
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("gossip: join: %w", ctx.Err()))
+			return joined, joinError(joined, errs)
+		}
+	}
+	return joined, joinError(joined, errs)
+}
+
+func joinError(joined int, errs []error) error {
+	if joined > 0 {
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// spawn runs f as a task of the pool, unless it is closed.
+func (p *Pool) spawn(f func()) bool {
+	p.life.Lock()
+	defer p.life.Unlock()
+	if p.closed {
+		return false
+	}
+	p.tasks.Go(f)
+	return true
+}
+
+// synchronise exchanges the whole state with one node. It takes at most two StreamTimeouts.
+func (p *Pool) synchronise(id identity.NodeID) error {
+	if id == p.self {
+		return errors.New("that is this node itself")
+	}
+	_, err := p.list.Join([]string{joinAddress(p.mesh, id)})
+	return err
+}
+
+// AcceptStream gives a stream that a member opened to memberlist, and returns when it is done with; the stream is closed then.
+func (p *Pool) AcceptStream(from identity.NodeID, conn net.Conn) { p.transport.accept(from, conn) }
+
+// Leave tells the others that this node goes on purpose, and returns when it has been said often enough, when ctx ends, or after
+// five seconds. The pool is then good for nothing but Close.
+func (p *Pool) Leave(ctx context.Context) error {
+	patience := leaveMax
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline))
+	}
+	p.life.Lock()
+	if p.closed || p.left != nil || patience <= 0 {
+		p.life.Unlock()
+		return ctx.Err()
+	}
+	p.rest()
+	p.left = make(chan struct{})
+	var err error
+	p.tasks.Go(func() {
+		defer close(p.left)
+		err = p.list.Leave(patience)
+	})
+	p.life.Unlock()
+	select {
+	case <-p.left:
+	case <-ctx.Done():
+		return fmt.Errorf("gossip: leave: %w", ctx.Err())
+	}
+	if err != nil {
+		return fmt.Errorf("gossip: leave: %w", err)
+	}
+	return nil
+}
+
+// Close ends the pool without a word; the others will find out. It returns when the pool's goroutines have ended, a Leave that is
+// still going on included. It can be called more than once.
+func (p *Pool) Close() error {
+	p.life.Lock()
+	first := !p.closed
+	p.closed = true
+	left := p.left
+	p.life.Unlock()
+	p.cancel()
+	if left != nil {
+		<-left // memberlist panics when it is told to leave after it was shut down
+	}
+	var err error
+	if first {
+		err = p.list.Shutdown() // begins with the transport's: every stream closed, every dial cancelled
+	}
+	p.tasks.Wait()
+	return err
+}

@@ -1,0 +1,275 @@
+package gossip
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/peer"
+)
+
+const (
+	// rejoinParallel bounds the attempts that run at once. With each taking a StreamTimeout at worst, an address book full of dead
+	// nodes costs less than one attempt a second.
+	rejoinParallel = 4
+	// rejoinLook is the longest time between two looks at the address book, which changes without telling.
+	rejoinLook = 5 * time.Second
+	// doublingsMax keeps the backoff's shift within a duration; the bound of the profile applies long before.
+	doublingsMax = 16
+	// pathsMax bounds the connections being made because a packet had no way, pathFor how long each may take, and pathEvery is the
+	// rest between two for one node.
+	pathsMax  = 8
+	pathFor   = 10 * time.Second
+	pathEvery = time.Second
+)
+
+// absentees is the plan of whom to try when: pure, driven by one goroutine.
+type absentees struct {
+	least, most time.Duration
+	spread      func(time.Duration) time.Duration // jitter
+	tries       map[identity.NodeID]*try
+}
+
+// try is the record of attempts on one absent member.
+type try struct {
+	attempts int
+	next     time.Time
+	busy     bool
+	via      identity.NodeID // who may know the member, if it cannot be reached itself
+}
+
+// want sets whom to try: those in it that are new are due after the least backoff, or at the greatest if they left on purpose;
+// those no longer in it are forgotten once no attempt is running.
+func (a *absentees) want(ids map[identity.NodeID]peer.State, now time.Time) {
+	for id, state := range ids {
+		if a.tries[id] != nil {
+			continue
+		}
+		wait := a.spread(a.least) - a.least/2
+		if state == peer.Left {
+			wait = a.spread(a.most)
+		}
+		a.tries[id] = &try{next: now.Add(wait)}
+	}
+	for id, t := range a.tries {
+		if _, ok := ids[id]; !ok && !t.busy {
+			delete(a.tries, id)
+		}
+	}
+}
+
+// hurry makes an attempt on the node due at once.
+func (a *absentees) hurry(id, via identity.NodeID, now time.Time) {
+	t := a.tries[id]
+	if t == nil {
+		t = &try{}
+		a.tries[id] = t
+	}
+	t.attempts, t.next, t.via = 0, now, via
+}
+
+// start returns up to n nodes to try now, those due longest first, and marks them.
+func (a *absentees) start(n int, now time.Time) []identity.NodeID {
+	var out []identity.NodeID
+	for len(out) < n {
+		var first identity.NodeID
+		for id, t := range a.tries {
+			if t.busy || t.next.After(now) {
+				continue
+			}
+			if f := a.tries[first]; f == nil || t.next.Before(f.next) || t.next.Equal(f.next) && id.Compare(first) < 0 {
+				first = id
+			}
+		}
+		t := a.tries[first]
+		if t == nil {
+			break
+		}
+		t.busy = true
+		out = append(out, first)
+	}
+	return out
+}
+
+// done notes the end of an attempt and plans the next: the backoff grows whatever came of it, because a member that is alive
+// afterwards is wanted no more.
+func (a *absentees) done(id identity.NodeID, now time.Time) {
+	t := a.tries[id]
+	if t == nil {
+		return
+	}
+	wait := min(a.most, a.least<<min(t.attempts, doublingsMax))
+	t.attempts, t.busy, t.next = t.attempts+1, false, now.Add(a.spread(wait))
+}
+
+// wait returns the time until the next attempt is due, at most rejoinLook.
+func (a *absentees) wait(now time.Time) time.Duration {
+	wait := rejoinLook
+	for _, t := range a.tries {
+		if !t.busy {
+			wait = min(wait, t.next.Sub(now))
+		}
+	}
+	return max(wait, 0)
+}
+
+// jitter spreads a duration by ± 50 %, so that two halves of a mesh do not try each other in step.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d+1) }
+
+// rejoiner runs the plan.
+type rejoiner struct {
+	p       *Pool
+	plan    absentees
+	arrived map[identity.NodeID]arrival // just admitted, tried until alive
+	running int
+	ended   chan identity.NodeID
+}
+
+// rejoin is the rejoiner's goroutine: it looks at the table when it changes, at the address book now and then, and keeps up to
+// rejoinParallel attempts running.
+func (p *Pool) rejoin() {
+	r := &rejoiner{
+		p:       p,
+		plan:    absentees{least: p.profile.RejoinMin, most: p.profile.RejoinMax, spread: jitter, tries: map[identity.NodeID]*try{}},
+		arrived: map[identity.NodeID]arrival{},
+		ended:   make(chan identity.NodeID, rejoinParallel),
+	}
+	changed, cancel := p.peers.Watch()
+	defer cancel()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.seeking.Done():
+			return
+		case <-changed:
+			r.tableChanged(time.Now())
+		case id := <-r.ended:
+			r.running--
+			r.plan.done(id, time.Now())
+		case <-timer.C:
+		}
+		now := time.Now()
+		r.plan.want(r.absent(), now)
+		r.launch(now)
+		timer.Reset(r.sleep(now))
+	}
+}
+
+// sleep returns how long nothing needs doing. With all attempts running the end of one is the next event.
+func (r *rejoiner) sleep(now time.Time) time.Duration {
+	if r.running == rejoinParallel {
+		return rejoinLook
+	}
+	return r.plan.wait(now)
+}
+
+// tableChanged takes in members that have just become known and lets go those that are no longer.
+func (r *rejoiner) tableChanged(now time.Time) {
+	for _, a := range r.p.admission.arrivals(now) {
+		if a.hasRecord {
+			r.p.peers.Update(a.record)
+		}
+		r.arrived[a.id] = a
+		r.plan.hurry(a.id, a.via, now)
+	}
+	for _, m := range r.p.roster.all() {
+		if m.ID != r.p.self && !r.p.transport.knows(m.ID) {
+			r.p.roster.expelled(m.ID, now)
+		}
+	}
+	r.p.roster.forget(func(id identity.NodeID) bool {
+		_, ok := r.p.peers.Get(id)
+		return ok
+	})
+}
+
+// absent returns who should be alive and is not.
+func (r *rejoiner) absent() map[identity.NodeID]peer.State {
+	out := map[identity.NodeID]peer.State{}
+	consider := func(id identity.NodeID) bool {
+		state := r.p.roster.state(id)
+		e, known := r.p.peers.Get(id)
+		if id == r.p.self || here(state) || known && e.Revoked {
+			return false
+		}
+		out[id] = state
+		return true
+	}
+	for _, id := range r.p.book() {
+		consider(id)
+	}
+	for id := range r.arrived {
+		if !consider(id) {
+			delete(r.arrived, id)
+		}
+	}
+	return out
+}
+
+// launch starts what is due.
+func (r *rejoiner) launch(now time.Time) {
+	for _, id := range r.plan.start(rejoinParallel-r.running, now) {
+		via := r.plan.tries[id].via
+		r.running++
+		r.p.stats.rejoins.Add(1)
+		r.p.tasks.Go(func() {
+			if err := r.p.synchronise(id); err != nil && !via.IsZero() && via != r.p.self {
+				// The new member is out of reach, but not for everyone.
+				_ = r.p.synchronise(via)
+			}
+			r.ended <- id // has room for every running attempt
+		})
+	}
+}
+
+// paths has connections made to members that a packet could not be sent to. SWIM goes on meanwhile with others' help.
+type paths struct {
+	ctx     context.Context
+	connect func(context.Context, identity.NodeID) error
+	tasks   sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	running map[identity.NodeID]struct{}
+	ended   map[identity.NodeID]time.Time // less than pathEvery ago, or not yet forgotten
+}
+
+func newPaths(ctx context.Context, connect func(context.Context, identity.NodeID) error) *paths {
+	return &paths{ctx: ctx, connect: connect, running: map[identity.NodeID]struct{}{}, ended: map[identity.NodeID]time.Time{}}
+}
+
+// want asks for a path to the node. It does not wait.
+func (p *paths) want(id identity.NodeID) {
+	if p.connect == nil {
+		return
+	}
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for old, at := range p.ended {
+		if now.Sub(at) >= pathEvery {
+			delete(p.ended, old)
+		}
+	}
+	_, runs := p.running[id]
+	_, justEnded := p.ended[id]
+	if p.ctx.Err() != nil || runs || justEnded || len(p.running) >= pathsMax {
+		return
+	}
+	p.running[id] = struct{}{}
+	p.tasks.Go(func() { p.make(id) })
+}
+
+func (p *paths) make(id identity.NodeID) {
+	ctx, cancel := context.WithTimeout(p.ctx, pathFor)
+	defer cancel()
+	_ = p.connect(ctx, id) // what went wrong is the underlay's to tell; the next packet asks again
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.running, id)
+	p.ended[id] = time.Now()
+}
+
+func (p *paths) wait() { p.tasks.Wait() }

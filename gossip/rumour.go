@@ -1,0 +1,233 @@
+package gossip
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/wire"
+)
+
+const (
+	// RumourMax is the largest payload of a rumour in bytes, so that one fits a packet beside a probe.
+	RumourMax = 512
+	// rumourEncodedMax bounds a rumour's encoding: payload, origin (32), signature (64), sequence, time and CBOR's own bytes.
+	rumourEncodedMax = RumourMax + 160
+
+	// rumourLife is how long a rumour may travel. Gossip needs seconds, clocks may be five minutes apart (as for certificates).
+	rumourLife = 5*time.Minute + clockSkew
+	// rumoursInMax, rumoursWaitingMax and rumoursSpreadMax bound the queues of rumours not yet checked, not yet read by the pool's
+	// user, and still being spread. In each, 512 are at most 0.4 MB and more than a burst of decisions.
+	rumoursInMax      = 512
+	rumoursWaitingMax = 512
+	rumoursSpreadMax  = 512
+)
+
+const rumourContext = "phantommesh rumour v1"
+
+// ErrRumour says that a rumour cannot be spread.
+var ErrRumour = errors.New("gossip: rumour too large")
+
+// errRumourForm says that something is no rumour, or not its origin's.
+var errRumourForm = errors.New("gossip: bad rumour")
+
+// Rumour is a small message that reaches every member of the pool within seconds, in any order, very likely but not surely. A
+// member that restarted may get one twice. So a rumour says that there is something to fetch, or what it says may be said twice.
+type Rumour struct {
+	// From is the member that started it, proven by its signature.
+	From identity.NodeID
+	// Topic tells the kinds of rumours apart; the pool's user defines them.
+	Topic uint8
+	// Payload is at most RumourMax bytes.
+	Payload []byte
+	// At is when it was started by its origin's clock, which may be off by clockSkew.
+	At time.Time
+}
+
+// rumourBody is what the origin signs, as canonical CBOR.
+type rumourBody struct {
+	_        struct{} `cbor:",toarray"`
+	Mesh     []byte   // 32 bytes; not sent, see rumourWire
+	Origin   []byte   // 32 bytes
+	Sequence uint64   // the origin's own count; with Origin it names the rumour
+	At       uint64   // Unix time in milliseconds
+	Topic    uint8
+	Payload  []byte
+}
+
+// rumourWire is a rumour as it travels. The mesh is in the signature only: the seal already keeps meshes apart.
+type rumourWire struct {
+	_         struct{} `cbor:",toarray"`
+	Origin    []byte
+	Sequence  uint64
+	At        uint64
+	Topic     uint8
+	Payload   []byte
+	Signature []byte // Ed25519, 64 bytes
+}
+
+// parseRumour reads a rumour without checking its signature.
+func parseRumour(b []byte) (*rumourWire, error) {
+	if len(b) > rumourEncodedMax {
+		return nil, fmt.Errorf("%w: %d bytes", errRumourForm, len(b))
+	}
+	w := &rumourWire{}
+	if err := wire.Unmarshal(b, w); err != nil {
+		return nil, fmt.Errorf("%w: %w", errRumourForm, err)
+	}
+	if len(w.Origin) != len(identity.NodeID{}) || len(w.Payload) > RumourMax || len(w.Signature) != 64 {
+		return nil, fmt.Errorf("%w: fields of %d, %d and %d bytes", errRumourForm, len(w.Origin), len(w.Payload), len(w.Signature))
+	}
+	return w, nil
+}
+
+// signedBytes returns what the origin signs.
+func (w *rumourWire) signedBytes(mesh identity.MeshID) ([]byte, error) {
+	return wire.Marshal(&rumourBody{
+		Mesh: mesh[:], Origin: w.Origin, Sequence: w.Sequence, At: w.At, Topic: w.Topic, Payload: w.Payload,
+	})
+}
+
+func (w *rumourWire) name() rumourName {
+	return rumourName{origin: identity.NodeID(w.Origin), sequence: w.Sequence}
+}
+
+// rumours is the pool's part that spreads and hears them.
+type rumours struct {
+	p        *Pool
+	queue    *memberlist.TransmitLimitedQueue
+	in       chan []byte
+	out      chan Rumour
+	sequence atomic.Uint64
+	heard    *heard // used by the reader's goroutine only
+}
+
+func newRumours(p *Pool) *rumours {
+	r := &rumours{
+		p: p, in: make(chan []byte, rumoursInMax), out: make(chan Rumour, rumoursWaitingMax), heard: newHeard(),
+		queue: &memberlist.TransmitLimitedQueue{
+			NumNodes:       func() int { return max(1, p.roster.count()) },
+			RetransmitMult: p.profile.RetransmitMult,
+		},
+	}
+	// A guard against the queue's own bookkeeping: whenever it runs empty it begins to number anew, and of two messages of one size
+	// and number it loses one. What never fits into a packet is never sent and keeps it from running empty.
+	r.queue.QueueBroadcast(broadcast(make([]byte, packetMax+1)))
+	// The count goes on from the clock, so that a restarted node does not repeat a name.
+	r.sequence.Store(uint64(time.Now().UnixNano()))
+	return r
+}
+
+// broadcast is a rumour in the queue. None replaces another.
+type broadcast []byte
+
+// Invalidates implements memberlist.Broadcast.
+func (broadcast) Invalidates(memberlist.Broadcast) bool { return false }
+
+// Message implements memberlist.Broadcast.
+func (b broadcast) Message() []byte { return b }
+
+// Finished implements memberlist.Broadcast.
+func (broadcast) Finished() {}
+
+// UniqueBroadcast implements memberlist.UniqueBroadcast.
+func (broadcast) UniqueBroadcast() {}
+
+func (r *rumours) spread(b []byte) {
+	r.queue.QueueBroadcast(broadcast(b))
+	r.queue.Prune(rumoursSpreadMax)
+}
+
+// Rumour starts a rumour. It returns at once; whom it reaches, and when, is not told. Our own rumours do not come back to us.
+func (p *Pool) Rumour(topic uint8, payload []byte) error {
+	if len(payload) > RumourMax {
+		return fmt.Errorf("%w: %d bytes, at most %d; spread that there is something to fetch instead", ErrRumour, len(payload), RumourMax)
+	}
+	w := &rumourWire{
+		Origin: p.self[:], Sequence: p.rumours.sequence.Add(1), At: uint64(time.Now().UnixMilli()), Topic: topic, Payload: payload,
+	}
+	if w.Payload == nil {
+		w.Payload = []byte{}
+	}
+	signed, err := w.signedBytes(p.mesh)
+	if err != nil {
+		return fmt.Errorf("gossip: encode rumour: %w", err)
+	}
+	w.Signature = p.key.SignEd25519(rumourContext, signed)
+	b, err := wire.Marshal(w)
+	if err != nil {
+		return fmt.Errorf("gossip: encode rumour: %w", err)
+	}
+	p.stats.rumoursOut.Add(1)
+	p.rumours.spread(b)
+	return nil
+}
+
+// Rumours gives the rumours of other members, each once. A reader that does not keep up loses the newest; they are counted.
+func (p *Pool) Rumours() <-chan Rumour { return p.rumours.out }
+
+// take is called by memberlist with a message that came; it copies it and returns.
+func (r *rumours) take(b []byte) {
+	select {
+	case r.in <- append([]byte(nil), b...):
+	default:
+		r.p.stats.refuse(refusedBusy)
+	}
+}
+
+// run is the goroutine that checks rumours, passes them on and delivers them.
+func (r *rumours) run() {
+	for {
+		select {
+		case <-r.p.ctx.Done():
+			return
+		case b := <-r.in:
+			if why, ok := r.hear(b, time.Now()); !ok {
+				r.p.stats.refuse(why)
+			}
+		}
+	}
+}
+
+// hear takes one rumour, or says why not. Signatures come last: a repetition costs a look into a map.
+func (r *rumours) hear(b []byte, now time.Time) (why refusal, ok bool) {
+	w, err := parseRumour(b)
+	if err != nil {
+		return refusedRumour, false
+	}
+	name := w.name()
+	if name.origin == r.p.self {
+		return refusedRepeat, false
+	}
+	at := time.UnixMilli(int64(min(w.At, 1<<62)))
+	if age := now.Sub(at); age > rumourLife || age < -clockSkew {
+		return refusedStale, false
+	}
+	if why, ok := r.heard.admits(name, now); !ok {
+		return why, false
+	}
+	e, known := r.p.peers.Get(name.origin)
+	switch {
+	case !known:
+		return refusedStranger, false
+	case e.Revoked:
+		return refusedRevoked, false
+	}
+	signed, err := w.signedBytes(r.p.mesh)
+	if err != nil || e.Member.Public.VerifyEd25519(rumourContext, signed, w.Signature) != nil {
+		return refusedRumour, false
+	}
+	r.heard.add(name, at.Add(rumourLife))
+	r.p.stats.rumoursIn.Add(1)
+	r.spread(b)
+	select {
+	case r.out <- Rumour{From: name.origin, Topic: w.Topic, Payload: w.Payload, At: at}:
+	default:
+		r.p.stats.rumoursLost.Add(1)
+	}
+	return 0, true
+}

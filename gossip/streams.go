@@ -1,0 +1,29 @@
+package gossip
+
+import (
+	"context"
+	"net"
+
+	"github.com/phantommesh/phantommesh/control"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// protocol is the name of gossip's streams on the control channel.
+const protocol = "gossip"
+
+// controlStreams are streams of the control channel.
+type controlStreams struct{ host *control.Host }
+
+// Open implements Streams.
+func (c controlStreams) Open(ctx context.Context, id identity.NodeID) (net.Conn, error) {
+	s, err := c.host.Open(ctx, id, protocol)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// serve takes members' streams from the control channel.
+func (p *Pool) serve(host *control.Host) {
+	host.Handle(protocol, control.MembersOnly, func(_ context.Context, s *control.Stream) { p.AcceptStream(s.Peer().ID, s) })
+}

@@ -1,0 +1,355 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/underlay"
+)
+
+// Packets is the way of sealed packets: *underlay.Socket.
+type Packets interface {
+	// SendGossip sends a packet to the node by whatever path there is, and does not keep b.
+	SendGossip(to identity.NodeID, b []byte) error
+	// Gossip gives the packets that came.
+	Gossip() <-chan underlay.GossipPacket
+}
+
+// Streams opens authenticated streams to members: the control channel, or a test's own.
+type Streams interface {
+	// Open returns a stream for gossip to the node, which has proven that it is that node and a member.
+	Open(ctx context.Context, id identity.NodeID) (net.Conn, error)
+}
+
+const (
+	// arrivedMax is how many opened packets may wait for memberlist, which only sorts them: half a second of a busy pool.
+	arrivedMax = 256
+	// inboundMax and inboundPerMember bound the streams that others have open to us at once. Each may hold streamMax bytes.
+	// More wait their turn until they time out.
+	inboundMax       = 16
+	inboundPerMember = 4
+)
+
+var (
+	errNoNode   = errors.New("gossip: not the address of a node")
+	errRefused  = errors.New("gossip: not a member, or revoked")
+	errShutdown = errors.New("gossip: closed")
+)
+
+// transport is memberlist's transport: node IDs in, node IDs out.
+type transport struct {
+	// Constant after start.
+	self    identity.NodeID
+	address netip.Addr // our overlay IPv6 address
+	packets Packets
+	streams Streams
+	peers   *peer.Table
+	seal    *seal
+	roster  *roster
+	paths   *paths
+	stats   *counters
+	log     *slog.Logger
+	timeout time.Duration // of a stream
+
+	mirror  atomic.Pointer[mirror]  // set while a snapshot is made
+	arrived chan *memberlist.Packet // closed never: memberlist would take a nil packet from it
+	inbound chan net.Conn
+	ctx     context.Context // ends with the transport
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup // the packet reader and AcceptStream calls
+
+	mu      sync.Mutex // guards what follows
+	live    map[*stream]struct{}
+	serving map[identity.NodeID]int // inbound streams by member
+	turns   chan struct{}           // holds a token for each inbound stream that memberlist has; not guarded
+	// lastFrom is the member whose packet was opened last: very likely who sent what memberlist is just handling.
+	lastFrom identity.NodeID
+}
+
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
+
+// newTransport returns the transport of a pool, with its packet reader not yet running.
+func newTransport(cfg *Config, s *seal, r *roster, c *counters) *transport {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &transport{
+		self: cfg.Self, address: identity.OverlayIPv6(cfg.Mesh, cfg.Self),
+		packets: cfg.Packets, streams: cfg.Streams, peers: cfg.Peers,
+		seal: s, roster: r, stats: c, log: cfg.Log, timeout: cfg.Profile.StreamTimeout,
+		paths:   newPaths(ctx, cfg.Connect),
+		arrived: make(chan *memberlist.Packet, arrivedMax),
+		inbound: make(chan net.Conn),
+		ctx:     ctx, cancel: cancel,
+		live:    map[*stream]struct{}{},
+		serving: map[identity.NodeID]int{},
+		turns:   make(chan struct{}, inboundMax),
+	}
+}
+
+// run reads packets until the transport is shut down.
+func (t *transport) run() {
+	for {
+		select {
+		case p, ok := <-t.packets.Gossip():
+			if !ok {
+				return
+			}
+			t.arrive(p)
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+// arrive takes one packet from the underlay to memberlist, or refuses it.
+func (t *transport) arrive(p underlay.GossipPacket) {
+	t.stats.packetsIn.Add(1)
+	t.stats.bytesIn.Add(uint64(len(p.Data)))
+	if !p.FromID.IsZero() && !t.knows(p.FromID) {
+		t.stats.refuse(refusedRevoked)
+		return
+	}
+	plain, err := t.seal.open(p.Data)
+	if err != nil {
+		t.stats.refuse(refusedSeal)
+		return
+	}
+	if err := walk(plain, func(byte, []byte) {}); err != nil {
+		t.stats.refuse(refusedForm)
+		return
+	}
+	t.mu.Lock()
+	t.lastFrom = p.FromID
+	t.mu.Unlock()
+	at := p.At
+	if at.IsZero() {
+		at = time.Now()
+	}
+	select {
+	case t.arrived <- &memberlist.Packet{Buf: plain, From: nodeAddr(p.FromID), Timestamp: at}:
+	default:
+		t.stats.refuse(refusedBusy)
+	}
+}
+
+// knows reports whether the node is a member that has not been revoked.
+func (t *transport) knows(id identity.NodeID) bool {
+	e, ok := t.peers.Get(id)
+	return ok && !e.Revoked
+}
+
+// lastSender returns the member whose packet arrived last; zero if unknown.
+func (t *transport) lastSender() identity.NodeID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.lastFrom
+}
+
+// FinalAdvertiseAddr implements memberlist.Transport: our overlay address, whatever was configured.
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return t.address.AsSlice(), overlayPort, nil
+}
+
+// WriteTo implements memberlist.Transport. Memberlist is told to name the node, so this is never used.
+func (t *transport) WriteTo(_ []byte, addr string) (time.Time, error) {
+	return time.Time{}, fmt.Errorf("%w: %s", errNoNode, addr)
+}
+
+// WriteToAddress implements memberlist.NodeAwareTransport. An error that is the path's or the member's comes as a *net.OpError:
+// only then does memberlist go on with its probe (others' help, a stream) and suspect the node in the end.
+func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time, error) {
+	if t.ctx.Err() != nil {
+		return time.Time{}, errShutdown
+	}
+	id, err := identity.ParseNodeID(addr.Name)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: %q", errNoNode, addr.Name)
+	}
+	// What memberlist spreads it believes: see roster.
+	_ = walk(b, func(kind byte, body []byte) {
+		if about, ok := suspectOf(kind, body); ok {
+			t.roster.suspected(about)
+		}
+	})
+	if !t.knows(id) {
+		return time.Time{}, unreachable("udp", errRefused)
+	}
+	sealed, err := t.seal.close(id, b)
+	if err != nil {
+		return time.Time{}, err
+	}
+	now := time.Now()
+	if err := t.packets.SendGossip(id, sealed); err != nil {
+		t.stats.packetsLost.Add(1)
+		t.paths.want(id)
+		return time.Time{}, unreachable("udp", err)
+	}
+	t.stats.packetsOut.Add(1)
+	t.stats.bytesOut.Add(uint64(len(sealed)))
+	return now, nil
+}
+
+// unreachable wraps an error so that memberlist counts it against the other end.
+func unreachable(network string, err error) error {
+	return &net.OpError{Op: "write", Net: network, Err: err}
+}
+
+// PacketCh implements memberlist.Transport.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.arrived }
+
+// StreamCh implements memberlist.Transport.
+func (t *transport) StreamCh() <-chan net.Conn { return t.inbound }
+
+// DialTimeout implements memberlist.Transport; see [transport.WriteTo].
+func (t *transport) DialTimeout(addr string, _ time.Duration) (net.Conn, error) {
+	return nil, fmt.Errorf("%w: %s", errNoNode, addr)
+}
+
+// DialAddressTimeout implements memberlist.NodeAwareTransport. A node that is not in the table yet may be dialled: the control
+// channel lets only members through, and shows their certificates.
+func (t *transport) DialAddressTimeout(addr memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	id, err := identity.ParseNodeID(addr.Name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %q", errNoNode, addr.Name)
+	}
+	if m := t.mirror.Load(); id == t.self && m != nil {
+		return m, nil
+	}
+	if e, ok := t.peers.Get(id); id == t.self || ok && e.Revoked {
+		return nil, errRefused
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, timeout)
+	defer cancel()
+	conn, err := t.streams.Open(ctx, id)
+	if err != nil {
+		t.stats.streamsFailed.Add(1)
+		return nil, fmt.Errorf("gossip: stream to %s: %w", id.Short(), err)
+	}
+	s, err := t.track(conn, id, false)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	t.stats.streamsOut.Add(1)
+	return s, nil
+}
+
+// accept gives a member's stream to memberlist and returns when it has been closed.
+func (t *transport) accept(from identity.NodeID, conn net.Conn) {
+	defer conn.Close()
+	if !t.enter(from) {
+		t.stats.refuse(refusedStream)
+		return
+	}
+	defer t.leave(from)
+	turn := time.NewTimer(t.timeout)
+	defer turn.Stop()
+	select {
+	case t.turns <- struct{}{}:
+		defer func() { <-t.turns }()
+	case <-turn.C:
+		t.stats.refuse(refusedBusy)
+		return
+	case <-t.ctx.Done():
+		return
+	}
+	s, err := t.track(conn, from, true)
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	select {
+	case t.inbound <- s:
+		t.stats.streamsIn.Add(1)
+		<-s.closed
+	case <-t.ctx.Done():
+	}
+}
+
+// enter counts a stream of the member in, unless it may not have one (more).
+func (t *transport) enter(from identity.NodeID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil || t.serving[from] >= inboundPerMember || !t.knows(from) {
+		return false
+	}
+	t.serving[from]++
+	t.tasks.Add(1)
+	return true
+}
+
+func (t *transport) leave(from identity.NodeID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.serving[from]--; t.serving[from] == 0 {
+		delete(t.serving, from)
+	}
+	t.tasks.Done()
+}
+
+// track wraps a connection so that shutting down closes it.
+func (t *transport) track(conn net.Conn, with identity.NodeID, inbound bool) (*stream, error) {
+	s := newStream(t, conn, with, inbound)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return nil, errShutdown
+	}
+	t.live[s] = struct{}{}
+	return s, nil
+}
+
+func (t *transport) untrack(s *stream) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.live, s)
+}
+
+// Shutdown implements memberlist.Transport: it closes every stream and waits for the transport's goroutines. It can be called
+// more than once.
+func (t *transport) Shutdown() error {
+	t.mu.Lock()
+	t.cancel()
+	var open []*stream
+	for s := range t.live {
+		open = append(open, s)
+	}
+	t.mu.Unlock()
+	for _, s := range open {
+		_ = s.Close()
+	}
+	t.tasks.Wait()
+	t.paths.wait()
+	return nil
+}
+
+// nodeAddr is a net.Addr that is a node.
+type nodeAddr identity.NodeID
+
+// Network implements net.Addr.
+func (nodeAddr) Network() string { return "phantommesh" }
+
+// String implements net.Addr.
+func (a nodeAddr) String() string {
+	id := identity.NodeID(a)
+	if id.IsZero() {
+		return "unknown node"
+	}
+	return id.Short()
+}
+
+// joinAddress is the node in the form that Memberlist.Join takes: "name/[address]:port".
+func joinAddress(mesh identity.MeshID, id identity.NodeID) string {
+	return id.String() + "/" + net.JoinHostPort(identity.OverlayIPv6(mesh, id).String(), strconv.Itoa(overlayPort))
+}
