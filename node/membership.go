@@ -119,6 +119,10 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 	m.loops.Go(m.followRumours)
 	m.loops.Go(m.publishRecords)
 	m.loops.Go(m.rememberPaths)
+	if state.Version == 0 {
+		// Fresh from enrolment: only this node's own certificate is here.
+		m.group.PullSoon(state.Coordinators.Leader)
+	}
 	n.phase.Store(localapi.StateOnline)
 	n.log.Info("online", "mesh", state.Mesh.Name, "peer", n.ID().Short(), "addresses", self.Certificate.Addresses(), "port", n.socket.Port())
 	return nil
