@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -206,8 +207,8 @@ func VerifyProof(key [32]byte, mesh identity.MeshID, node identity.NodeID, proof
 // String names the token without its secret.
 func (t Token) String() string { return "invitation " + t.ID() }
 
-// GoString names the token without its secret.
-func (t Token) GoString() string { return t.String() }
+// Format names the token without its secret, under every verb.
+func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.String()) }
 
 // LogValue names the token without its secret.
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
