@@ -67,6 +67,7 @@ type Machine struct {
 
 	// Theirs that waits for a Confirm.
 	pending key
+	stalled bool // our own start has already given way to it
 }
 
 // New gives the machine for the pair of nodes, with no key yet. It reads 32 bytes of rand for an offer and 64 for an answer.
@@ -74,8 +75,14 @@ func New(our, their identity.NodeID, rand io.Reader) *Machine {
 	return &Machine{our: our, their: their, rand: rand}
 }
 
-// Start begins the epoch after the highest that is known here and gives the offer to send. An offer of ours that still waits is given up.
+// Start begins the epoch after the highest that is known here and gives the offer to send. An offer of ours that still waits is given up. It returns
+// [ErrYield], once, while an offer of the peer that was answered waits for its Confirm: two keys a moment apart would leave the ends with
+// different ones just when the first handshake needs them. If the Confirm never comes, the next Start goes on.
 func (m *Machine) Start() (Offer, error) {
+	if m.pending.epoch != 0 && !m.stalled {
+		m.stalled = true
+		return Offer{}, ErrYield
+	}
 	private, public, err := xwing.GenerateKeyPairPacked(m.rand)
 	if err != nil {
 		return Offer{}, fmt.Errorf("exchange: randomness: %w", err)
@@ -128,7 +135,7 @@ func (m *Machine) HandleOffer(o Offer, exporter [32]byte) (Accept, error) {
 	m.Abandon()
 	m.answered, m.lastKey = o.Epoch, hash
 	m.highest = max(m.highest, o.Epoch)
-	m.pending = key{psk: m.derive(secret, exporter, o.Epoch), epoch: o.Epoch}
+	m.pending, m.stalled = key{psk: m.derive(secret, exporter, o.Epoch), epoch: o.Epoch}, false
 	a := Accept{Epoch: o.Epoch}
 	copy(a.Ciphertext[:], ciphertext)
 	return a, nil
