@@ -78,25 +78,11 @@ func (d *demo) startNode(name string, entry localapi.Entry) (*demoNode, error) {
 	n := &demoNode{entry: entry, page: &http.Server{ReadHeaderTimeout: demoRequestTimeout, Handler: http.HandlerFunc(hello)}}
 	go func() { _ = n.page.Serve(l) }() // ends with cleanUp's Close
 	d.nodes = append(d.nodes, n)
-	proxy, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	n.settings = config.Settings{State: filepath.Join(d.dir, name), Name: name, SOCKS5: proxy}
+	n.settings = config.Settings{State: filepath.Join(d.dir, name), Name: name}
 	n.process, err = startNode(start{settings: n.settings, attached: true, args: []string{
 		"--config", os.DevNull, "--name", name, "--port", "0", "--listen", "127.0.0.1", "--tun", config.Userspace, "--no-lan", "--timing", config.LAN,
-		"--socks5", proxy, "--forward", "80=" + l.Addr().String()}})
+		"--socks5", "127.0.0.1:0", "--http-proxy", "127.0.0.1:0", "--forward", "80=" + l.Addr().String()}})
 	return n, err
-}
-
-// freePort finds a port for a proxy. Another process could take it before the node does; then the node says so.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", localapi.Fail(localapi.Failed, "cannot find a free port", err, "")
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 func (d *demo) ready(ctx context.Context, n *demoNode) error {
@@ -120,6 +106,10 @@ func (d *demo) online(ctx context.Context, n *demoNode) error {
 			n.address = a
 		}
 	}
+	if s.Self.Proxies == nil {
+		return &api.Failure{Class: localapi.Failed, What: n.settings.Name + " has no proxy into the overlay"}
+	}
+	n.settings.SOCKS5 = s.Self.Proxies.SOCKS5
 	if n.address == "" {
 		return &api.Failure{Class: localapi.Failed, What: n.settings.Name + " has no overlay IPv4 address", Why: strings.Join(s.Self.Addresses, " ")}
 	}

@@ -79,7 +79,10 @@ func (a *app) examine(cmd *cobra.Command) (*api.Doctor, error) {
 }
 
 func (a *app) printDoctor(d *api.Doctor) {
-	problems := 0
+	problems, width := 0, 0
+	for _, f := range d.Findings {
+		width = max(width, len(f.Check))
+	}
 	for _, f := range d.Findings {
 		mark := cell{"ok", green}
 		if !f.OK {
@@ -89,15 +92,15 @@ func (a *app) printDoctor(d *api.Doctor) {
 			problems++
 		}
 		pad := max(1, 9-len(mark.text))
-		fmt.Fprintf(a.stdout, "%s%*s%-8s  %s\n", a.styled(mark), pad, "", printable(f.Check), printable(f.What))
+		fmt.Fprintf(a.stdout, "%s%*s%-*s  %s\n", a.styled(mark), pad, "", width, printable(f.Check), printable(f.What))
 		if f.OK {
 			continue
 		}
 		if f.Why != "" {
-			fmt.Fprintf(a.stdout, "%19s%s\n", "why: ", printable(f.Why))
+			fmt.Fprintf(a.stdout, "%*s%s\n", width+11, "why: ", printable(f.Why))
 		}
 		if f.Next != "" {
-			fmt.Fprintf(a.stdout, "%19s%s\n", "next: ", printable(f.Next))
+			fmt.Fprintf(a.stdout, "%*s%s\n", width+11, "next: ", printable(f.Next))
 		}
 	}
 	switch problems {

@@ -106,6 +106,10 @@ func (n *fakeNode) Status(context.Context) (*api.Status, error) {
 		Region: n.settings.Region, State: localapi.StateOffline, NAT: "unknown"}}
 	if n.mesh.ID != "" {
 		s.Self.State, s.Self.Role, s.Self.Addresses = localapi.StateOnline, localapi.RoleCoordinator, []string{"10.86.0.1", "fd00::1"}
+		s.Self.Interface = "phantom0"
+		if n.settings.SOCKS5 != "" {
+			s.Self.Proxies = &localapi.Proxies{SOCKS5: "127.0.0.1:1080", HTTP: "127.0.0.1:8118"}
+		}
 		s.Coordinators = api.Coordinators{Quorum: true, Leader: s.Self.ID, Term: 1, Voters: []string{s.Self.ID}}
 		s.Peers = []api.Peer{fakePeer}
 	}

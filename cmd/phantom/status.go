@@ -86,6 +86,10 @@ func (a *app) printSelf(w io.Writer, s api.Self) {
 	line("role", s.Role)
 	line("endpoints", strings.Join(s.Endpoints, "  "))
 	line("nat", s.NAT)
+	line("interface", s.Interface)
+	if s.Proxies != nil {
+		line("proxies", fmt.Sprintf("socks5 %s  http %s", s.Proxies.SOCKS5, s.Proxies.HTTP))
+	}
 	if s.Certificate.NotAfter != nil {
 		line("certificate", "until "+s.Certificate.NotAfter.Local().Format("2006-01-02 15:04"))
 	}

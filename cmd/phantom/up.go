@@ -196,6 +196,9 @@ func (u *bringUp) tell(ctx context.Context) error {
 	w := u.app.stdout
 	fmt.Fprintf(w, "%s is %s in mesh %s\n", printable(s.Self.Name), printable(s.Self.State), printable(s.Mesh.Name))
 	fmt.Fprintf(w, "addresses  %s\n", printable(strings.Join(s.Self.Addresses, "  ")))
+	if p := s.Self.Proxies; p != nil {
+		fmt.Fprintf(w, "proxies    socks5 %s  http %s (userspace networking: programs reach the mesh through them)\n", printable(p.SOCKS5), printable(p.HTTP))
+	}
 	if len(s.Peers) == 0 {
 		fmt.Fprintf(w, "next       phantom invite, then phantom join TOKEN on another machine\n")
 		return nil
