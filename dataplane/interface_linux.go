@@ -102,7 +102,31 @@ func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
 		}
 		h.routes = append(h.routes, route)
 	}
+	if v6 {
+		h.awaitAddresses()
+	}
 	return nil
+}
+
+// Bounds on waiting for the kernel, which takes a millisecond as a rule.
+const (
+	addressWait = 500 * time.Millisecond
+	addressPoll = time.Millisecond
+)
+
+// awaitAddresses waits until the kernel takes packets for our IPv6 addresses: it puts them into service in the background, and drops
+// what comes before. An address that is late is no failure.
+func (h *hostTUN) awaitAddresses() {
+	until := time.Now().Add(addressWait)
+	for _, a := range h.addresses {
+		for a.Addr().Is6() && time.Now().Before(until) {
+			routes, err := netlink.RouteGet(a.Addr().AsSlice())
+			if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+				break
+			}
+			time.Sleep(addressPoll)
+		}
+	}
 }
 
 func (h *hostTUN) failed(name, what string, err error) error {

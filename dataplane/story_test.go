@@ -112,6 +112,41 @@ func TestPacketsFromBothEndsAtOnceDoNotDelayEachOther(t *testing.T) {
 	})
 }
 
+func TestCrossingRotationsEndWithOneKey(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, w *testWorld) {
+		nodes := w.startAll(nil)
+		defer w.stopAll()
+		a, b := nodes[0], nodes[1]
+		atA, atB := collect(a.pipe), collect(b.pipe)
+		if err := a.plane.Ensure(t.Context(), b.id); err != nil {
+			t.Fatal(err)
+		}
+		const packets = 1000 // 10 s
+		for i := range uint32(packets) {
+			if i%200 == 100 {
+				a.plane.beginExchange(a.plane.tunnels.get(b.id))
+				b.plane.beginExchange(b.plane.tunnels.get(a.id))
+			}
+			a.pipe.Inject(udp4(a.v4, b.v4, i))
+			b.pipe.Inject(udp4(b.v4, a.v4, i))
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		sa, sb := statusOf(t, a, b), statusOf(t, b, a)
+		if sa.PSKEpoch != sb.PSKEpoch || sa.PSKEpoch < 6 {
+			t.Errorf("epochs %d and %d after five crossing exchanges", sa.PSKEpoch, sb.PSKEpoch)
+		}
+		if lost := 2*packets - atA.count.Load() - atB.count.Load(); lost != 0 {
+			t.Errorf("%d packets lost", lost)
+		}
+		// The keys in place are the same: a session from nothing comes up under them.
+		a.plane.tunnels.get(b.id).peer.ExpireCurrentKeypairs()
+		b.plane.tunnels.get(a.id).peer.ExpireCurrentKeypairs()
+		a.pipe.Inject(udp4(a.v4, b.v4, packets))
+		within(t, time.Second, "a packet under the last key", func() bool { return atB.seen[packets].Load() })
+	})
+}
+
 func TestNothingLeavesUnderAClassicalKey(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, w *testWorld) {
 		nodes := w.startAll(nil)
