@@ -16,6 +16,10 @@ const (
 	rejoinParallel = 4
 	// rejoinLook is the longest time between two looks at the address book, which changes without telling.
 	rejoinLook = 5 * time.Second
+	// newcomerTries is how often a member is tried that has just become known, or was heard of, and is not in the address book: for
+	// about a minute. newcomersMax bounds them, at as many as may reasonably come within that.
+	newcomerTries = 8
+	newcomersMax  = 256
 	// doublingsMax keeps the backoff's shift within a duration; the bound of the profile applies long before.
 	doublingsMax = 16
 	// pathsMax bounds the connections being made because a packet had no way, pathFor how long each may take, and pathEvery is the
@@ -36,6 +40,7 @@ type absentees struct {
 type try struct {
 	attempts int
 	next     time.Time
+	ended    time.Time // the last attempt; zero before the first
 	busy     bool
 	via      identity.NodeID // who may know the member, if it cannot be reached itself
 }
@@ -70,6 +75,17 @@ func (a *absentees) hurry(id, via identity.NodeID, now time.Time) {
 	t.attempts, t.next, t.via = 0, now, via
 }
 
+// nudge makes an attempt on the node due at once, if the last is not just over: it has been heard of.
+func (a *absentees) nudge(id identity.NodeID, now time.Time) {
+	t := a.tries[id]
+	switch {
+	case t == nil:
+		a.tries[id] = &try{next: now}
+	case t.next.After(now) && now.Sub(t.ended) >= a.least:
+		t.next = now
+	}
+}
+
 // start returns up to n nodes to try now, those due longest first, and marks them.
 func (a *absentees) start(n int, now time.Time) []identity.NodeID {
 	var out []identity.NodeID
@@ -101,7 +117,7 @@ func (a *absentees) done(id identity.NodeID, now time.Time) {
 		return
 	}
 	wait := min(a.most, a.least<<min(t.attempts, doublingsMax))
-	t.attempts, t.busy, t.next = t.attempts+1, false, now.Add(a.spread(wait))
+	t.attempts, t.busy, t.ended, t.next = t.attempts+1, false, now, now.Add(a.spread(wait))
 }
 
 // wait returns the time until the next attempt is due, at most rejoinLook.
@@ -120,24 +136,29 @@ func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d+1) }
 
 // rejoiner runs the plan.
 type rejoiner struct {
-	p       *Pool
-	plan    absentees
-	arrived map[identity.NodeID]arrival // just admitted, tried until alive
-	running int
-	ended   chan identity.NodeID
+	p         *Pool
+	plan      absentees
+	seen      map[identity.NodeID]struct{} // members of the table
+	newcomers map[identity.NodeID]int      // those just admitted, tried until alive, with how often they may still be
+	running   int
+	ended     chan identity.NodeID
 }
 
 // rejoin is the rejoiner's goroutine: it looks at the table when it changes, at the address book now and then, and keeps up to
 // rejoinParallel attempts running.
 func (p *Pool) rejoin() {
 	r := &rejoiner{
-		p:       p,
-		plan:    absentees{least: p.profile.RejoinMin, most: p.profile.RejoinMax, spread: jitter, tries: map[identity.NodeID]*try{}},
-		arrived: map[identity.NodeID]arrival{},
-		ended:   make(chan identity.NodeID, rejoinParallel),
+		p:         p,
+		plan:      absentees{least: p.profile.RejoinMin, most: p.profile.RejoinMax, spread: jitter, tries: map[identity.NodeID]*try{}},
+		seen:      map[identity.NodeID]struct{}{},
+		newcomers: map[identity.NodeID]int{},
+		ended:     make(chan identity.NodeID, rejoinParallel),
 	}
 	changed, cancel := p.peers.Watch()
 	defer cancel()
+	for _, e := range p.peers.All() { // who is here from the start is the address book's affair
+		r.seen[e.ID] = struct{}{}
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -146,6 +167,9 @@ func (p *Pool) rejoin() {
 			return
 		case <-changed:
 			r.tableChanged(time.Now())
+		case id := <-p.transport.nudges:
+			r.arrive(id)
+			r.plan.nudge(id, time.Now())
 		case id := <-r.ended:
 			r.running--
 			r.plan.done(id, time.Now())
@@ -168,11 +192,18 @@ func (r *rejoiner) sleep(now time.Time) time.Duration {
 
 // tableChanged takes in members that have just become known and lets go those that are no longer.
 func (r *rejoiner) tableChanged(now time.Time) {
+	for _, e := range r.p.peers.All() {
+		if _, old := r.seen[e.ID]; !old {
+			r.seen[e.ID] = struct{}{}
+			r.arrive(e.ID)
+			r.plan.nudge(e.ID, now)
+		}
+	}
 	for _, a := range r.p.admission.arrivals(now) {
 		if a.hasRecord {
 			r.p.peers.Update(a.record)
 		}
-		r.arrived[a.id] = a
+		r.arrive(a.id)
 		r.plan.hurry(a.id, a.via, now)
 	}
 	for _, m := range r.p.roster.all() {
@@ -180,10 +211,23 @@ func (r *rejoiner) tableChanged(now time.Time) {
 			r.p.roster.expelled(m.ID, now)
 		}
 	}
-	r.p.roster.forget(func(id identity.NodeID) bool {
+	keep := func(id identity.NodeID) bool {
 		_, ok := r.p.peers.Get(id)
 		return ok
-	})
+	}
+	r.p.roster.forget(keep)
+	for id := range r.seen {
+		if !keep(id) {
+			delete(r.seen, id)
+		}
+	}
+}
+
+// arrive has a member tried whether it is in the address book or not.
+func (r *rejoiner) arrive(id identity.NodeID) {
+	if _, ok := r.newcomers[id]; ok || len(r.newcomers) < newcomersMax {
+		r.newcomers[id] = newcomerTries
+	}
 }
 
 // absent returns who should be alive and is not.
@@ -201,9 +245,9 @@ func (r *rejoiner) absent() map[identity.NodeID]peer.State {
 	for _, id := range r.p.book() {
 		consider(id)
 	}
-	for id := range r.arrived {
-		if !consider(id) {
-			delete(r.arrived, id)
+	for id, left := range r.newcomers {
+		if left == 0 || !consider(id) {
+			delete(r.newcomers, id)
 		}
 	}
 	return out
@@ -213,6 +257,9 @@ func (r *rejoiner) absent() map[identity.NodeID]peer.State {
 func (r *rejoiner) launch(now time.Time) {
 	for _, id := range r.plan.start(rejoinParallel-r.running, now) {
 		via := r.plan.tries[id].via
+		if left := r.newcomers[id]; left > 0 {
+			r.newcomers[id] = left - 1
+		}
 		r.running++
 		r.p.stats.rejoins.Add(1)
 		r.p.tasks.Go(func() {

@@ -20,6 +20,9 @@ const (
 
 	// rumourLife is how long a rumour may travel. Gossip needs seconds, clocks may be five minutes apart (as for certificates).
 	rumourLife = 5*time.Minute + clockSkew
+	// rumourMult is the rumours' RetransmitMult (see Profile). A member state is repaired by the next push/pull, a rumour by nothing: ten
+	// copies from each of six nodes leave a given one out once in 100,000 rumours.
+	rumourMult = 10
 	// rumoursInMax, rumoursWaitingMax and rumoursSpreadMax bound the queues of rumours not yet checked, not yet read by the pool's
 	// user, and still being spread. In each, 512 are at most 0.4 MB and more than a burst of decisions.
 	rumoursInMax      = 512
@@ -111,7 +114,7 @@ func newRumours(p *Pool) *rumours {
 		p: p, in: make(chan []byte, rumoursInMax), out: make(chan Rumour, rumoursWaitingMax), heard: newHeard(),
 		queue: &memberlist.TransmitLimitedQueue{
 			NumNodes:       func() int { return max(1, p.roster.count()) },
-			RetransmitMult: p.profile.RetransmitMult,
+			RetransmitMult: rumourMult,
 		},
 	}
 	// A guard against the queue's own bookkeeping: whenever it runs empty it begins to number anew, and of two messages of one size

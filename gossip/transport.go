@@ -36,6 +36,8 @@ type Streams interface {
 const (
 	// arrivedMax is how many opened packets may wait for memberlist, which only sorts them: half a second of a busy pool.
 	arrivedMax = 256
+	// nudgesMax is how many may wait for the rejoiner, which needs microseconds for each.
+	nudgesMax = 64
 	// inboundMax and inboundPerMember bound the streams that others have open to us at once. Each may hold streamMax bytes.
 	// More wait their turn until they time out.
 	inboundMax       = 16
@@ -66,6 +68,7 @@ type transport struct {
 	mirror  atomic.Pointer[mirror]  // set while a snapshot is made
 	arrived chan *memberlist.Packet // closed never: memberlist would take a nil packet from it
 	inbound chan net.Conn
+	nudges  chan identity.NodeID
 	ctx     context.Context // ends with the transport
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup // the packet reader and AcceptStream calls
@@ -90,6 +93,7 @@ func newTransport(cfg *Config, s *seal, r *roster, c *counters) *transport {
 		paths:   newPaths(ctx, cfg.Connect),
 		arrived: make(chan *memberlist.Packet, arrivedMax),
 		inbound: make(chan net.Conn),
+		nudges:  make(chan identity.NodeID, nudgesMax),
 		ctx:     ctx, cancel: cancel,
 		live:    map[*stream]struct{}{},
 		serving: map[identity.NodeID]int{},
@@ -129,6 +133,9 @@ func (t *transport) arrive(p underlay.GossipPacket) {
 		t.stats.refuse(refusedForm)
 		return
 	}
+	if !p.FromID.IsZero() && !here(t.roster.state(p.FromID)) {
+		t.nudge(p.FromID)
+	}
 	t.mu.Lock()
 	t.lastFrom = p.FromID
 	t.mu.Unlock()
@@ -140,6 +147,14 @@ func (t *transport) arrive(p underlay.GossipPacket) {
 	case t.arrived <- &memberlist.Packet{Buf: plain, From: nodeAddr(p.FromID), Timestamp: at}:
 	default:
 		t.stats.refuse(refusedBusy)
+	}
+}
+
+// nudge tells the rejoiner of a member that sends packets and is not alive here.
+func (t *transport) nudge(id identity.NodeID) {
+	select {
+	case t.nudges <- id:
+	default: // the next packet will
 	}
 }
 

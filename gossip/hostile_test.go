@@ -1,0 +1,313 @@
+package gossip
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/hashicorp/memberlist"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/underlay"
+)
+
+// message encodes a memberlist message as memberlist does.
+func message(t testing.TB, kind byte, body any) []byte {
+	t.Helper()
+	out := bytes.NewBuffer([]byte{kind})
+	var handle codec.MsgpackHandle
+	if err := codec.NewEncoder(out, &handle).Encode(body); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func pack(messages ...[]byte) []byte {
+	out := []byte{typeCompound, byte(len(messages))}
+	for _, m := range messages {
+		out = binary.BigEndian.AppendUint16(out, uint16(len(m)))
+	}
+	return append(out, bytes.Join(messages, nil)...)
+}
+
+// alive is memberlist's alive message.
+type alive struct {
+	Incarnation uint32
+	Node        string
+	Addr        []byte
+	Port        uint16
+	Meta        []byte
+	Vsn         []uint8
+}
+
+// aliveOf returns an honest message that h is alive, in a high incarnation.
+func aliveOf(t testing.TB, h *host, r peer.Record) alive {
+	t.Helper()
+	meta, err := r.Sign(h.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := identity.OverlayIPv6(testMesh, h.id)
+	return alive{
+		Incarnation: 1000, Node: h.id.String(), Addr: addr.AsSlice(), Port: overlayPort, Meta: meta,
+		Vsn: []uint8{1, memberlist.ProtocolVersionMax, memberlist.ProtocolVersion2Compatible, 0, 0, 0},
+	}
+}
+
+// inject gives h a packet from the member from, sealed as members do.
+func inject(t testing.TB, h *host, from identity.NodeID, plain []byte) {
+	t.Helper()
+	b, err := sealOf(t, from, gossipA).close(h.id, plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.in <- underlay.GossipPacket{FromID: from, Data: b, At: time.Now()}
+}
+
+func TestWhoIsLetInAndWhoIsNot(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(4) // 0 judges, 1 attacks, 2 and 3 are not running
+		judge, attacker, subject := hosts[0], hosts[1], hosts[2]
+		judge.start()
+		attacker.start()
+		defer closeAll(hosts)
+		stranger := w.host(4)
+		judge.table.Revoke(hosts[3].id)
+		expired := *w.host(5).member
+		expired.NotAfter = time.Now().Add(-clockSkew - time.Second)
+		judge.table.Admit(&expired, nil)
+		good := aliveOf(t, subject, peer.Record{Region: "true"})
+		change := func(f func(*alive)) alive { a := good; f(&a); return a }
+		for _, c := range []struct {
+			name   string
+			a      alive
+			reason refusal
+		}{
+			{"a stranger", aliveOf(t, stranger, peer.Record{}), refusedStranger},
+			{"a revoked member", aliveOf(t, hosts[3], peer.Record{}), refusedRevoked},
+			{"a member whose certificate has ended", aliveOf(t, w.nodes[expired.NodeID()], peer.Record{}), refusedExpired},
+			{"one member speaking for another", change(func(a *alive) {
+				a.Meta = aliveOf(t, attacker, peer.Record{Region: "false"}).Meta
+			}), refusedSignature},
+			{"a record with a changed byte", change(func(a *alive) {
+				a.Meta = bytes.Clone(a.Meta)
+				a.Meta[10] ^= 1
+			}), refusedSignature},
+			{"no record", change(func(a *alive) { a.Meta = nil }), refusedSignature},
+			{"another's address", change(func(a *alive) { a.Addr = aliveOf(t, attacker, peer.Record{}).Addr }), refusedName},
+			{"a physical address", change(func(a *alive) { a.Addr = []byte{192, 0, 2, 1} }), refusedName},
+			{"another port", change(func(a *alive) { a.Port = 53 }), refusedName},
+			{"no node's name", change(func(a *alive) { a.Node = "atlas" }), refusedName},
+			{"a version that would stop every push/pull", change(func(a *alive) { a.Vsn = []uint8{1, 5, 2, 7, 7, 7} }), refusedVersion},
+		} {
+			before := judge.pool.Load().stats.refused[c.reason].Load()
+			inject(t, judge, attacker.id, message(t, typeAlive, &c.a))
+			time.Sleep(50 * time.Millisecond)
+			if judge.pool.Load().stats.refused[c.reason].Load() == before {
+				t.Errorf("%s: not refused for %q; refused are %v", c.name, c.reason, judge.pool.Load().Stats().Refused)
+			}
+		}
+		if n := len(judge.pool.Load().Members()); n > 2 {
+			t.Errorf("%d members", n)
+		}
+		inject(t, judge, attacker.id, message(t, typeAlive, &good))
+		eventually(t, time.Second, "the honest one alive", func() bool {
+			e, _ := judge.table.Get(subject.id)
+			return e.State == peer.Alive && e.Record.Region == "true"
+		})
+	})
+}
+
+func TestPacketsThatWouldCrashMemberlistDoNotReachIt(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(2)
+		startAll(t, hosts)
+		defer closeAll(hosts)
+		eventually(t, time.Second, "both alive", func() bool { return whole(hosts) })
+		ack := message(t, typeAck, &struct{ SeqNo uint32 }{1})
+		for name, plain := range map[string][]byte{
+			"compressed":           {9, 0x82},
+			"encrypted again":      {10, 0, 0, 0, 0},
+			"push/pull in packets": {typePushPull, 0x80},
+			"unknown":              {200},
+			"pack in a pack":       pack(pack(ack)),
+			"pack cut short":       pack(ack)[:5],
+			"pack with a tail":     append(pack(ack), 0),
+			"pack of nothing":      {typeCompound},
+			"empty in a pack":      pack(nil),
+			"only a checksum":      {typeChecksum, 0, 0, 0, 0},
+		} {
+			before := hosts[0].pool.Load().stats.refused[refusedForm].Load()
+			inject(t, hosts[0], hosts[1].id, plain)
+			time.Sleep(20 * time.Millisecond)
+			if hosts[0].pool.Load().stats.refused[refusedForm].Load() != before+1 {
+				t.Errorf("%s: not refused", name)
+			}
+		}
+		before := hosts[0].pool.Load().stats.refused[refusedSeal].Load()
+		for _, raw := range [][]byte{{}, {0}, {1}, {2}, make([]byte, 64), append([]byte{2}, make([]byte, 64)...), append([]byte{0}, make([]byte, 45)...)} {
+			hosts[0].in <- underlay.GossipPacket{Data: raw}
+		}
+		time.Sleep(100 * time.Millisecond)
+		if n := hosts[0].pool.Load().stats.refused[refusedSeal].Load() - before; n != 7 {
+			t.Errorf("%d of 7 unsealed packets refused", n)
+		}
+		time.Sleep(5 * time.Second)
+		if !whole(hosts) {
+			t.Error("somebody was hurt")
+		}
+	})
+}
+
+func TestHostileStreamsAreRefusedBeforeMemoryIsReserved(t *testing.T) {
+	type head struct {
+		Nodes        int
+		UserStateLen int
+		Join         bool
+	}
+	for name, c := range map[string]struct {
+		bytes   []byte
+		inbound bool
+		ok      bool
+	}{
+		"push/pull":               {message(t, typePushPull, &head{Nodes: 3, Join: true}), true, true},
+		"push/pull for an answer": {message(t, typePushPull, &head{Nodes: 3}), false, true},
+		"ping":                    {message(t, typePing, &struct{ SeqNo uint32 }{1}), true, true},
+		"ack for an answer":       {message(t, typeAck, &struct{ SeqNo uint32 }{1}), false, true},
+		"a million members":       {message(t, typePushPull, &head{Nodes: 1 << 20}), true, false},
+		"minus one member":        {message(t, typePushPull, &head{Nodes: -1}), true, false},
+		"20 MB of user state":     {message(t, typePushPull, &head{UserStateLen: 20 << 20}), true, false},
+		"user message":            {[]byte{typeUser, 0x80}, true, false},
+		"compressed":              {[]byte{9, 0x80}, true, false},
+		"encrypted, empty":        {[]byte{10, 0, 0, 0, 29}, true, false},
+		"label":                   {[]byte{244, 3, 'a', 'b', 'c'}, true, false},
+		"ack from a caller":       {message(t, typeAck, &struct{ SeqNo uint32 }{1}), true, false},
+		"ping for an answer":      {message(t, typePing, &struct{ SeqNo uint32 }{1}), false, false},
+		"a head that never ends":  {append([]byte{typePushPull, 0xdf, 0xff, 0xff, 0xff, 0xff}, bytes.Repeat([]byte{0xa1, 'x', 0xc0}, 1000)...), true, false},
+		"nothing":                 {nil, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			again, err := checkHead(bytes.NewReader(c.bytes), c.inbound)
+			if (err == nil) != c.ok {
+				t.Fatalf("got %v", err)
+			}
+			if err != nil {
+				return
+			}
+			if got, _ := io.ReadAll(again); !bytes.HasPrefix(c.bytes, got) || len(got) == 0 {
+				t.Errorf("%x is read as %x", c.bytes, got)
+			}
+		})
+	}
+}
+
+func TestAMemberGetsNoMoreStreamsThanItsShare(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(3)
+		startAll(t, hosts)
+		defer closeAll(hosts)
+		eventually(t, time.Second, "all alive", func() bool { return whole(hosts) })
+		for range 50 {
+			conn, err := hosts[1].Open(t.Context(), hosts[0].id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+		}
+		p := hosts[0].pool.Load()
+		p.transport.mu.Lock()
+		serving := p.transport.serving[hosts[1].id]
+		p.transport.mu.Unlock()
+		if serving > inboundPerMember {
+			t.Errorf("%d streams at once", serving)
+		}
+		if _, err := hosts[2].pool.Load().Join(t.Context(), []identity.NodeID{hosts[0].id}); err != nil {
+			t.Errorf("another member was shut out: %v", err)
+		}
+	})
+}
+
+func FuzzPacket(f *testing.F) {
+	ping := message(f, typePing, &struct{ SeqNo uint32 }{1})
+	suspect := message(f, typeSuspect, &struct {
+		Incarnation uint32
+		Node        string
+		From        string
+	}{1, identity.NodeID{1}.String(), "x"})
+	f.Add(ping)
+	f.Add(suspect)
+	f.Add(pack(ping, suspect))
+	f.Add(append([]byte{typeChecksum, 0, 0, 0, 0}, pack(suspect)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		size := 0
+		err := walk(b, func(kind byte, body []byte) {
+			size += len(body)
+			suspectOf(kind, body)
+		})
+		if err == nil && size > len(b) {
+			t.Fatalf("%d bytes in a packet of %d", size, len(b))
+		}
+	})
+}
+
+func FuzzStreamHead(f *testing.F) {
+	f.Add([]byte{typePushPull, 0x83}, true)
+	f.Add(message(f, typePushPull, &struct{ Nodes int }{3}), true)
+	f.Add(message(f, typeAck, &struct{ SeqNo uint32 }{1}), false)
+	f.Fuzz(func(t *testing.T, b []byte, inbound bool) {
+		again, err := checkHead(bytes.NewReader(b), inbound)
+		if err != nil {
+			return
+		}
+		got, _ := io.ReadAll(again)
+		if len(got) > headMax || !bytes.HasPrefix(b, got) {
+			t.Fatalf("%x is read as %x", b, got)
+		}
+	})
+}
+
+func FuzzSnapshot(f *testing.F) {
+	f.Add([]byte{typePushPull, 0x81})
+	f.Add(message(f, typePushPull, &struct{ Nodes int }{1}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if states, err := readSnapshot(b); err == nil && len(states) > len(b) {
+			t.Fatalf("%d members in %d bytes", len(states), len(b))
+		}
+	})
+}
+
+func BenchmarkVerifyRecord(b *testing.B) {
+	key := testKey(b, 0)
+	meta, err := peer.Record{Region: "home"}.Sign(key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	public := key.Public()
+	for b.Loop() {
+		if _, err := peer.VerifyRecord(public, meta); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkJudge is what hearing again of a member costs, with memberlist's lock held.
+func BenchmarkJudge(b *testing.B) {
+	w := newWorld(b)
+	hosts := w.hosts(2)
+	a := newAdmission(hosts[0].id, testMesh, hosts[0].table)
+	m := aliveOf(b, hosts[1], peer.Record{})
+	n := &memberlist.Node{Name: m.Node, Addr: m.Addr, Port: m.Port, Meta: m.Meta, PMin: 1, PMax: 5, PCur: 2}
+	now := time.Now()
+	for b.Loop() {
+		if _, _, ok := a.judge(n, now); !ok {
+			b.Fatal("refused")
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package gossip
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/wire"
+)
+
+// drain returns the rumours that wait.
+func drain(p *Pool) []Rumour {
+	var out []Rumour
+	for {
+		select {
+		case r := <-p.Rumours():
+			out = append(out, r)
+		default:
+			return out
+		}
+	}
+}
+
+func TestARumourReachesEachMemberOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.loss = 0.02
+		hosts := w.hosts(6)
+		startAll(t, hosts)
+		defer closeAll(hosts)
+		eventually(t, 3*time.Second, "all alive", func() bool { return whole(hosts) })
+		const count = 20
+		for i := range count {
+			payload := bytes.Repeat([]byte{byte(i)}, RumourMax)
+			if err := hosts[0].pool.Load().Rumour(uint8(i), payload); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[*host][]Rumour{}
+		took := eventually(t, 8*time.Second, "all rumours everywhere", func() bool {
+			done := true
+			for _, h := range hosts[1:] {
+				got[h] = append(got[h], drain(h.pool.Load())...)
+				done = done && len(got[h]) >= count
+			}
+			return done
+		})
+		t.Logf("took %v", took)
+		time.Sleep(5 * time.Second)
+		for _, h := range hosts[1:] {
+			got[h] = append(got[h], drain(h.pool.Load())...)
+			if len(got[h]) != count {
+				t.Errorf("%d rumours, want %d", len(got[h]), count)
+			}
+			for _, r := range got[h] {
+				if r.From != hosts[0].id || len(r.Payload) != RumourMax || r.Payload[0] != r.Topic {
+					t.Errorf("got %v of %v", r.Topic, r.From)
+				}
+			}
+		}
+		if own := drain(hosts[0].pool.Load()); len(own) != 0 {
+			t.Error("the origin heard its own")
+		}
+	})
+}
+
+func TestARumourTooLargeIsRefusedWhereItStarts(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(1)
+		p := hosts[0].start()
+		defer closeAll(hosts)
+		if err := p.Rumour(1, make([]byte, RumourMax+1)); !errors.Is(err, ErrRumour) {
+			t.Errorf("got %v", err)
+		}
+		if err := p.Rumour(1, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// signedRumour returns a rumour of h, changed by f before it is signed.
+func signedRumour(t testing.TB, h *host, f func(*rumourWire)) *rumourWire {
+	t.Helper()
+	r := &rumourWire{Origin: h.id[:], Sequence: 7, At: uint64(time.Now().UnixMilli()), Topic: 3, Payload: []byte("x")}
+	f(r)
+	b, err := r.signedBytes(testMesh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Signature = h.key.SignEd25519(rumourContext, b)
+	return r
+}
+
+func TestRumoursThatAreNotTheirOriginsOwnAreRefused(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(4)
+		p := hosts[0].start()
+		defer closeAll(hosts)
+		stranger := w.host(4)
+		hosts[0].table.Revoke(hosts[3].id)
+		origin := hosts[1]
+		none := func(*rumourWire) {}
+		ago := func(d time.Duration) func(*rumourWire) {
+			return func(r *rumourWire) { r.At = uint64(time.Now().Add(-d).UnixMilli()) }
+		}
+		forged := signedRumour(t, hosts[2], none)
+		forged.Origin = origin.id[:]
+		changed := signedRumour(t, origin, none)
+		changed.Topic++
+		for _, c := range []struct {
+			name   string
+			r      *rumourWire
+			reason refusal
+			ok     bool
+		}{
+			{"forged", forged, refusedRumour, false},
+			{"changed", changed, refusedRumour, false},
+			{"of a stranger", signedRumour(t, stranger, none), refusedStranger, false},
+			{"of a revoked member", signedRumour(t, hosts[3], none), refusedRevoked, false},
+			{"too old", signedRumour(t, origin, ago(rumourLife+time.Second)), refusedStale, false},
+			{"from the future", signedRumour(t, origin, ago(-clockSkew-time.Second)), refusedStale, false},
+			{"from the end of time", signedRumour(t, origin, func(r *rumourWire) { r.At = 1<<64 - 1 }), refusedStale, false},
+			{"our own come back", signedRumour(t, hosts[0], none), refusedRepeat, false},
+			{"honest", signedRumour(t, origin, none), 0, true},
+			{"again", signedRumour(t, origin, none), refusedRepeat, false},
+			{"honest, clocks apart", signedRumour(t, origin, func(r *rumourWire) { ago(4 * time.Minute)(r); r.Sequence = 2 }), 0, true},
+		} {
+			b, err := wire.Marshal(c.r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if why, ok := p.rumours.hear(b, time.Now()); ok != c.ok || why != c.reason {
+				t.Errorf("%s: got %v for %q", c.name, ok, why)
+			}
+		}
+		if got := drain(p); len(got) != 2 {
+			t.Errorf("%d rumours came through", len(got))
+		}
+	})
+}
+
+func TestWhatWasHeardIsRememberedWithinBounds(t *testing.T) {
+	h := newHeard()
+	now := time.Unix(1000, 0)
+	one := identity.NodeID{1}
+	for i := range heardPerOrigin {
+		n := rumourName{one, uint64(i)}
+		if why, ok := h.admits(n, now); !ok {
+			t.Fatalf("rumour %d refused: %v", i, why)
+		}
+		h.add(n, now.Add(rumourLife))
+	}
+	if why, ok := h.admits(rumourName{one, 1 << 40}, now); ok || why != refusedFlood {
+		t.Errorf("a flood is let through: %v", why)
+	}
+	if why, ok := h.admits(rumourName{one, 5}, now); ok || why != refusedRepeat {
+		t.Errorf("a repetition is let through: %v", why)
+	}
+	for i := range heardMax {
+		h.add(rumourName{identity.NodeID{2, byte(i >> 10), byte(i >> 6)}, uint64(i)}, now.Add(2*rumourLife))
+	}
+	if len(h.names) > heardMax || len(h.order) > 3*heardMax {
+		t.Errorf("%d names, %d in order", len(h.names), len(h.order))
+	}
+	if _, ok := h.admits(rumourName{one, 1 << 40}, now.Add(3*rumourLife)); !ok || len(h.names) != 0 || len(h.counts) != 0 {
+		t.Errorf("after all have ended %d names and %d counts are left", len(h.names), len(h.counts))
+	}
+}
+
+func FuzzRumour(f *testing.F) {
+	r := &rumourWire{Origin: make([]byte, 32), Payload: []byte("x"), Signature: make([]byte, 64)}
+	good, err := wire.Marshal(r)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte{0x86})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := parseRumour(b)
+		if err != nil {
+			return
+		}
+		again, err := wire.Marshal(r)
+		if err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("%x is %x again (%v)", b, again, err)
+		}
+	})
+}
