@@ -154,10 +154,37 @@ func (g *Group) Enroll(ctx context.Context, rawRequest []byte) (Answer, error) {
 
 func (g *Group) enroll(ctx context.Context, rawRequest []byte) ([]byte, error) {
 	// Refuse here what any member can tell: the leader does not pay for a stranger's noise.
-	if _, err := g.checkRequest(rawRequest); err != nil {
+	req, err := g.checkRequest(rawRequest)
+	if err != nil {
 		return nil, err
 	}
-	return g.decide(ctx, opEnroll, enrollRequest{Request: rawRequest})
+	answer, err := g.decide(ctx, opEnroll, enrollRequest{Request: rawRequest})
+	if err == nil {
+		g.learnOf(ctx, req.Public.NodeID())
+	}
+	return answer, err
+}
+
+// learnWait bounds how long an answer is held back until this node knows the new member too.
+const learnWait = time.Second
+
+// learnOf waits until this node's own state holds a member that the leader has just admitted: the joiner's next step is to pull
+// from here.
+func (g *Group) learnOf(ctx context.Context, id identity.NodeID) {
+	ctx, cancel := context.WithTimeout(ctx, learnWait)
+	defer cancel()
+	for !g.state.Load().Active(id) {
+		if leader := g.State().Coordinators.Leader; g.current() == nil && !leader.IsZero() {
+			if err := g.Pull(ctx, leader); err != nil {
+				g.cfg.Log.Debug("coordinator: the new member is not known here yet", "peer", id.Short(), "err", err)
+			}
+		}
+		select {
+		case <-time.After(handoverPoll):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // checkRequest verifies what needs no ledger.

@@ -122,6 +122,9 @@ func (g *Group) adopt(b *builder, from identity.NodeID) error {
 	if s.Mesh.ID != g.state.Load().Mesh.ID {
 		return errors.New("it is of another mesh")
 	}
+	if _, ok := s.Member(g.self); !ok {
+		return errors.New("it has not heard of this node yet")
+	}
 	if err := b.verifyMembers(s, now); err != nil {
 		return err
 	}

@@ -180,17 +180,19 @@ func readRecords(r io.Reader, each func(kind uint8, body []byte) error) error {
 // writeState puts the replicated state, without an end, in the order readers need: mesh, issuers (by depth, so that each
 // one's signer is known before it), keyring, members, head, view.
 func writeState(w *recordWriter, s *State, since uint64) {
+	// Since 0 is everything, also what a joiner holds at version 0 until its first pull.
+	newer := func(version uint64) bool { return version > since || since == 0 }
 	w.put(recordMesh, newMeshRecord(s.Mesh))
 	for _, i := range issuersByDepth(s.Issuers) {
-		if i.Version > since {
+		if newer(i.Version) {
 			w.put(recordIssuer, issuerRecord{Raw: i.Raw, Version: i.Version})
 		}
 	}
-	if s.Keyring.Version > since {
+	if newer(s.Keyring.Version) {
 		w.put(recordKeyring, keyringRecord{Keys: s.Keyring.Keys, Version: s.Keyring.Version})
 	}
 	for _, m := range s.Members {
-		if m.Version > since {
+		if newer(m.Version) {
 			w.put(recordMember, newMemberRecord(m))
 		}
 	}

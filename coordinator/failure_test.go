@@ -1,0 +1,362 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func settle(l *lab, n int) {
+	l.t.Helper()
+	l.eventually(30*time.Second, "the group has its size", func() bool { return l.voters() == n })
+}
+
+func TestKilledLeaderIsReplacedAndNothingIsLost(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(3)
+		settle(l, 3)
+		token := l.leader().invite(InviteSpec{})
+		dead := l.leader()
+		dead.kill()
+		took := l.eventually(5*time.Second, "a new leader", func() bool { return l.leader() != nil })
+		t.Logf("new leader after %v", took)
+		survivors := slices.DeleteFunc(slices.Clone(nodes), func(m *member) bool { return m == dead })
+		late := l.node(3)
+		late.join(survivors[0], token) // the invitation survived
+		if late.group.State().ActiveMembers() != 4 {
+			t.Fatalf("%d members", late.group.State().ActiveMembers())
+		}
+	})
+}
+
+func TestLostVoterIsReplacedAndReturnsAsMember(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(4)
+		settle(l, 3)
+		voters := l.leader().group.State().Coordinators.Voters
+		var dead *member
+		for _, m := range nodes {
+			if contains(voters, m.id()) && m != l.leader() {
+				dead = m
+			}
+		}
+		dead.kill()
+		took := l.eventually(40*time.Second, "the dead voter is replaced", func() bool {
+			v := l.leader()
+			return v != nil && !contains(v.group.State().Coordinators.Voters, dead.id()) && l.voters() == 3
+		})
+		t.Logf("replaced after %v (grace %v)", took, l.timing.Grace)
+		dead.open()
+		l.eventually(20*time.Second, "the returned node gives its old replica up", func() bool { return !dead.group.Voting() })
+		l.eventually(20*time.Second, "and follows the state", func() bool {
+			return dead.group.Version() == l.leader().group.Version() && dead.group.State().Coordinators.Quorum
+		})
+		// It can still decide things, through the leader.
+		dead.invite(InviteSpec{})
+	})
+}
+
+func TestOneUseInvitationAdmitsOne(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(3)
+		settle(l, 3)
+		token := nodes[0].invite(InviteSpec{Uses: 1})
+		racers := []*member{l.node(3), l.node(4), l.node(5)}
+		errs := make([]error, len(racers))
+		answers := make([]Answer, len(racers))
+		var wg sync.WaitGroup
+		for i, m := range racers {
+			wg.Go(func() { answers[i], errs[i] = m.tryJoin(t.Context(), nodes[i], token) })
+		}
+		wg.Wait()
+		in, winner := 0, -1
+		for i, err := range errs {
+			var refusal *Refused
+			switch {
+			case err == nil:
+				in, winner = in+1, i
+			case !errors.As(err, &refusal) || refusal.Code != RefusedInvitation || !strings.Contains(refusal.Reason, "already used"):
+				t.Errorf("racer %d: %v", i, err)
+			}
+		}
+		if in != 1 {
+			t.Fatalf("%d machines were admitted", in)
+		}
+		// The winner's answer is lost: it asks again and gets the same certificate, without another use.
+		again, err := racers[winner].tryJoin(t.Context(), nodes[1], token)
+		if err != nil || again.Member.Serial != answers[winner].Member.Serial {
+			t.Fatalf("asking again: %v", err)
+		}
+	})
+}
+
+func TestWithoutQuorumDecisionsFailFast(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(4)
+		settle(l, 3)
+		voters := l.leader().group.State().Coordinators.Voters
+		var left []*member
+		down := 0
+		for _, m := range nodes {
+			if contains(voters, m.id()) && down < 2 {
+				down++
+				m.kill()
+			} else {
+				left = append(left, m)
+			}
+		}
+		for _, m := range left {
+			start := time.Now()
+			_, _, err := m.group.Invite(t.Context(), InviteSpec{})
+			if took := time.Since(start); !errors.Is(err, ErrNoQuorum) || took > 3*time.Second {
+				t.Errorf("%s (voter %v): %v after %v", m.name, m.group.Voting(), err, took)
+			} else {
+				t.Logf("%s (voter %v): no quorum after %v", m.name, m.group.Voting(), took)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		for _, m := range left {
+			start := time.Now()
+			_, err := m.group.Invitations(t.Context())
+			if took := time.Since(start); !errors.Is(err, ErrNoQuorum) || took > time.Second {
+				t.Errorf("%s later: %v after %v", m.name, err, took)
+			}
+			if m.group.State().Coordinators.Quorum {
+				t.Errorf("%s still believes in a quorum", m.name)
+			}
+		}
+	})
+}
+
+func TestMinorityCannotDecideAndHeals(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(5)
+		settle(l, 5)
+		old := l.leader()
+		other := nodes[0]
+		if other == old {
+			other = nodes[1]
+		}
+		l.net.split(1, old.id(), other.id())
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		_, _, err := old.group.Invite(ctx, InviteSpec{})
+		cancel()
+		if !errors.Is(err, ErrNoQuorum) {
+			t.Fatalf("the cut off leader decided: %v", err)
+		}
+		var major *member
+		for _, m := range nodes {
+			if m != old && m != other {
+				major = m
+			}
+		}
+		if err := major.group.Tag(t.Context(), major.id(), []string{"server"}); err != nil {
+			t.Fatal(err)
+		}
+		l.net.split(0, old.id(), other.id())
+		l.eventually(20*time.Second, "both sides agree", func() bool {
+			m, ok := old.group.State().Member(major.id())
+			return ok && slices.Equal(m.Certificate.Tags, []string{"server"})
+		})
+	})
+}
+
+func TestRestartFromDisk(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(4)
+		settle(l, 3)
+		digest := l.leader().group.State().Digest()
+		l.eventually(20*time.Second, "all have the state", func() bool {
+			return !slices.ContainsFunc(nodes, func(m *member) bool { return m.group.State().Digest() != digest })
+		})
+		for _, m := range nodes {
+			m.kill()
+		}
+		for _, m := range nodes {
+			m.open()
+			if m.group.State().Digest() != digest {
+				t.Errorf("%s forgot something", m.name)
+			}
+		}
+		l.eventually(5*time.Second, "a leader", func() bool { return l.leader() != nil })
+		nodes[3].invite(InviteSpec{})
+	})
+}
+
+func TestRevokedVoterIsCutOffAndReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(4)
+		settle(l, 3)
+		leader := l.leader()
+		var asker *member
+		for _, m := range nodes {
+			if m != leader {
+				asker = m
+			}
+		}
+		// The leader itself, by any member.
+		if err := asker.group.Revoke(t.Context(), leader.id(), "stolen"); err != nil {
+			t.Fatal(err)
+		}
+		l.eventually(10*time.Second, "another leads", func() bool { m := l.leader(); return m != nil && m != leader })
+		for _, m := range nodes {
+			if m == leader {
+				continue
+			}
+			l.eventually(10*time.Second, m.name+" distrusts it", func() bool { return m.group.Trust().Revoked(leader.id()) })
+			if _, err := m.group.Trust().VerifyMember(m.mustRaw(), time.Now()); err != nil {
+				t.Errorf("%s no longer trusts its own certificate: %v", m.name, err)
+			}
+		}
+		l.eventually(30*time.Second, "three voters without it", func() bool {
+			m := l.leader()
+			return m != nil && m != leader && l.votersOf(m) == 3 && !contains(m.group.State().Coordinators.Voters, leader.id())
+		})
+	})
+}
+
+func (m *member) mustRaw() []byte {
+	self, ok := m.group.State().Member(m.id())
+	if !ok {
+		m.lab.t.Fatalf("%s does not know itself", m.name)
+	}
+	return self.Raw
+}
+
+func (l *lab) votersOf(m *member) int { return len(m.group.State().Coordinators.Voters) }
+
+func TestLastVoterHandsOverBeforeItLeaves(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(2)
+		time.Sleep(5 * time.Second)
+		first, second := nodes[0], nodes[1]
+		if err := first.group.Leave(t.Context(), first.id()); err != nil {
+			t.Fatal(err)
+		}
+		first.close()
+		if err := Forget(first.dir); err != nil || Exists(first.dir) {
+			t.Fatal("the folder is still there")
+		}
+		l.eventually(5*time.Second, "the other decides alone", func() bool { return l.leader() == second && l.votersOf(second) == 1 })
+		if m, _ := second.group.State().Member(first.id()); m.Status != Left {
+			t.Errorf("status %v", m.Status)
+		}
+		third := l.node(2)
+		third.join(second, second.invite(InviteSpec{}))
+	})
+}
+
+func TestCleanShutdownHandsTheVoteOver(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 4, 5} {
+		bubble(t, func(t *testing.T, l *lab) {
+			l.mesh(n)
+			settle(l, VotersFor(n))
+			l.t.Logf("%d nodes", n)
+			leader := l.leader()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if err := leader.group.Handover(ctx); err != nil {
+				t.Fatalf("%d nodes: %v", n, err)
+			}
+			leader.kill()
+			if n == 1 {
+				return
+			}
+			took := l.eventually(2*time.Second, "another leads", func() bool { return l.leader() != nil })
+			if next := l.leader().group.State(); contains(next.Coordinators.Voters, leader.id()) && n != 4 {
+				t.Errorf("%d nodes: the vote stayed with the node that went", n)
+			}
+			t.Logf("%d nodes: next leader %v after the stop", n, took)
+			leader.open()
+			l.eventually(20*time.Second, "it follows again", func() bool { return leader.group.State().Coordinators.Quorum })
+			leader.invite(InviteSpec{})
+		})
+	}
+}
+
+func TestJoinersClock(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		first := l.node(0)
+		first.found()
+		token := first.invite(InviteSpec{})
+		m := l.node(1)
+		_, err := first.group.Enroll(t.Context(), m.request(token, time.Now().Add(365*24*time.Hour)))
+		var refusal *Refused
+		if !errors.As(err, &refusal) || refusal.Code != RefusedClock || !strings.Contains(refusal.Reason, "8760h0m0s ahead") {
+			t.Fatalf("%v", err)
+		}
+		if _, err := first.group.Enroll(t.Context(), m.request(token, time.Now().Add(-9*time.Minute))); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestEnrolmentRefusals(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		first := l.node(0)
+		first.found()
+		other := l.node(1)
+		other.found()
+		expired := first.invite(InviteSpec{Expires: time.Minute})
+		cancelled := first.invite(InviteSpec{})
+		if err := first.group.CancelInvitation(t.Context(), cancelled.ID()); err != nil {
+			t.Fatal(err)
+		}
+		forged := first.invite(InviteSpec{})
+		gone := l.node(2)
+		gone.join(first, first.invite(InviteSpec{}))
+		if err := first.group.Revoke(t.Context(), gone.id(), "lost"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		m := l.node(3)
+		good := first.invite(InviteSpec{Uses: 2})
+		for name, c := range map[string]struct {
+			raw  []byte
+			code RefusalCode
+			says string
+		}{
+			"another mesh": {m.request(other.invite(InviteSpec{}), time.Now()), RefusedMesh, "another mesh"},
+			"expired":      {m.request(expired, time.Now()), RefusedInvitation, "expired on"},
+			"cancelled":    {m.request(cancelled, time.Now()), RefusedInvitation, "not known"},
+			"wrong secret": {swapProof(m, forged, good), RefusedInvitation, "secret is wrong"},
+			"revoked":      {gone.request(good, time.Now()), RefusedRevoked, "was revoked"},
+			"noise":        {[]byte("noise"), RefusedRequest, "malformed"},
+		} {
+			_, err := first.group.Enroll(t.Context(), c.raw)
+			var refusal *Refused
+			if !errors.As(err, &refusal) || refusal.Code != c.code || !strings.Contains(refusal.Reason, c.says) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+func TestMovedAwayLogDoesNotVoteTwice(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(4)
+		settle(l, 3)
+		var voter *member
+		for _, m := range nodes {
+			if m != l.leader() && m.group.Voting() {
+				voter = m
+			}
+		}
+		voter.kill()
+		removeAll(t, voter.dir, meshDir, raftName)
+		voter.open()
+		for range 50 {
+			time.Sleep(100 * time.Millisecond)
+			if voter.group.Voting() && contains(l.leader().group.State().Coordinators.Voters, voter.id()) && !voter.group.hasForgotten() {
+				t.Fatal("a node that forgot its promises votes again under its old vote")
+			}
+		}
+		l.eventually(60*time.Second, "its vote went to another", func() bool {
+			return !voter.group.hasForgotten() && l.voters() == 3
+		})
+	})
+}
