@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,7 @@ type testNode struct {
 	link    *testStreams
 	orphan  func(identity.NodeID)
 	known   sync.Map
+	deaf    atomic.Bool // orphans are not reported
 }
 
 // keptPeers keeps WireGuard's peers reachable: their queues' finalizers must not run outside of a bubble.
@@ -110,8 +112,7 @@ func (n *testNode) prefixes() []netip.Prefix {
 // start runs the node's plane; change may alter its configuration.
 func (n *testNode) start(change func(*Config)) {
 	n.w.t.Helper()
-	n.bind = &testBind{node: n, in: make(chan testPacket, 4096)}
-	n.link = &testStreams{node: n}
+	n.replaceEnds(&testBind{node: n, in: make(chan testPacket, 4096)}, &testStreams{node: n})
 	n.pipe = OpenPipe(n.prefixes(), 0)
 	cfg := Config{
 		Key: n.key, Self: n.id, Mesh: n.w.mesh, Bind: n.bind, Peers: n.table, Streams: n.link, Network: n.pipe,
@@ -128,6 +129,19 @@ func (n *testNode) start(change func(*Config)) {
 		n.w.t.Fatal(err)
 	}
 	n.plane = p
+}
+
+// replaceEnds gives the node new ends of the network, while others may be sending to it.
+func (n *testNode) replaceEnds(bind *testBind, link *testStreams) {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	n.bind, n.link = bind, link
+}
+
+func (n *testNode) ends() (*testBind, *testStreams) {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return n.bind, n.link
 }
 
 func (n *testNode) stop() {
@@ -212,7 +226,7 @@ func (b *testBind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 func (b *testBind) watchOrphans(p testPacket) {
 	n := b.node
 	from := n.w.nodes[p.from]
-	if binary.LittleEndian.Uint32(p.data) != device.MessageTransportType || n.orphan == nil {
+	if binary.LittleEndian.Uint32(p.data) != device.MessageTransportType || n.deaf.Load() {
 		return
 	}
 	if has, ok := n.known.Load(from.key.Public().WireGuard); !ok || has == false {
@@ -251,8 +265,9 @@ func (b *testBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 		p := testPacket{from: b.node.id, data: append([]byte(nil), buf...)}
 		target := w.nodes[to]
 		deliver := func() {
+			bind, _ := target.ends()
 			select {
-			case target.bind.in <- p:
+			case bind.in <- p:
 			default:
 			}
 		}
@@ -278,12 +293,16 @@ var errTestUnreachable = errors.New("test: unreachable")
 func (s *testStreams) Open(_ context.Context, id identity.NodeID) (Stream, error) {
 	w := s.node.w
 	far := w.nodes[id]
-	if far == nil || far.link == nil || !w.streamsOn() || far.plane == nil || far.plane.ctx.Err() != nil {
+	if far == nil || !w.streamsOn() {
 		return nil, errTestUnreachable
 	}
-	far.link.mu.Lock()
-	handle := far.link.handle
-	far.link.mu.Unlock()
+	_, link := far.ends()
+	if link == nil {
+		return nil, errTestUnreachable
+	}
+	link.mu.Lock()
+	handle := link.handle // of a stopped plane: it refuses
+	link.mu.Unlock()
 	if handle == nil {
 		return nil, errTestUnreachable
 	}

@@ -170,7 +170,7 @@ func TestNothingLeavesUnderAClassicalKey(t *testing.T) {
 		}
 		b.stop()
 		thief := &testBind{node: b, in: make(chan testPacket, 4096)}
-		b.bind = thief
+		b.replaceEnds(thief, nil)
 		pipe := OpenPipe(b.prefixes(), 0)
 		dev := device.NewDevice(pipe, thief, device.NewLogger(device.LogLevelSilent, ""))
 		private, public := b.key.WireGuardPrivate(), a.key.Public().WireGuard
@@ -329,7 +329,7 @@ func TestALostControlConnectionOfASilentPeerLeadsToANewKey(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		b.stop()
 		b.start(nil)
-		b.orphan = nil // the underlay of b has no validated path from a yet: it hears nothing
+		b.deaf.Store(true) // the underlay of b has no validated path from a yet: it hears nothing
 		at := collect(b.pipe)
 		a.link.tell(b.id, false)
 		begun := time.Now()
