@@ -5,6 +5,7 @@
 //  3. Each derives the PSK from that secret and the TLS exporter of the channel the messages went over, bound to both node IDs and the epoch. So
 //     a key is as strong as the stronger of X-Wing and the channel, and cannot be moved to another pair, epoch or connection.
 //  4. The Confirm shows that the first side holds the same key. Only then does the second use it.
+//  5. The second side's word that the key is in place, or the first WireGuard handshake under it, shows the first side the same (Proven).
 //
 // The state is two independent halves and the keys they lead to:
 //
@@ -15,7 +16,7 @@
 //	keys:    current ──a newer key──▶ previous ──a newer key──▶ wiped
 //
 // When both sides offer at once, the offer of the lower node ID goes on and the other is given up (ErrYield), once: a peer that offers again
-// has not seen ours, so then ours is given up.
+// has not seen ours, so then ours is given up. Likewise a side that has answered gives way with its own start, once, to the Confirm it waits for.
 //
 // Nothing that gets lost strands a pair. A lost Offer or Accept: the next offer has a higher epoch. A lost Confirm: the first side is one epoch
 // ahead; the second takes up the pending key when a WireGuard handshake proves it (Proven), else the next offer replaces it, and until then

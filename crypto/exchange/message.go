@@ -77,6 +77,9 @@ func ParseAccept(b []byte) (Accept, error) {
 		return Accept{}, fmt.Errorf("%w: accept of %d bytes, want %d", ErrMessage, len(b), AcceptSize)
 	}
 	a := Accept{Epoch: binary.BigEndian.Uint64(b)}
+	if a.Epoch == 0 || a.Epoch > EpochMax {
+		return Accept{}, fmt.Errorf("%w: accept of epoch %d", ErrMessage, a.Epoch)
+	}
 	copy(a.Ciphertext[:], b[epochSize:])
 	return a, nil
 }
@@ -99,6 +102,9 @@ func ParseConfirm(b []byte) (Confirm, error) {
 		return Confirm{}, fmt.Errorf("%w: confirm of %d bytes, want %d", ErrMessage, len(b), ConfirmSize)
 	}
 	c := Confirm{Epoch: binary.BigEndian.Uint64(b)}
+	if c.Epoch == 0 || c.Epoch > EpochMax {
+		return Confirm{}, fmt.Errorf("%w: confirm of epoch %d", ErrMessage, c.Epoch)
+	}
 	copy(c.MAC[:], b[epochSize:])
 	return c, nil
 }
