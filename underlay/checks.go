@@ -1,0 +1,394 @@
+package underlay
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/nat"
+)
+
+const (
+	// transactionsMax bounds the checks under way: 200 searches of 16 addresses. The oldest would have been given up first anyway.
+	transactionsMax = 4096
+	// transactionLife is how long an answer is waited for: longer than any retransmission of a search.
+	transactionLife = 5 * time.Second
+)
+
+// transaction is a check that we sent and whose answer we wait for.
+type transaction struct {
+	node *node // nil: the key of who sits there is unknown (first contact, plain STUN)
+	addr netip.AddrPort
+	sent instant
+	// plain is a request to a STUN server: no keyed answer is expected, and none makes a path.
+	plain bool
+	// reply, if not nil, gets the answer too; capacity 1.
+	reply chan answer
+}
+
+// transactions are the checks under way, by transaction ID.
+type transactions struct {
+	mu   sync.Mutex
+	byID map[nat.TransactionID]transaction
+}
+
+// add enters a transaction. It returns false if there are too many.
+func (t *transactions) add(id nat.TransactionID, tx transaction) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byID == nil {
+		t.byID = map[nat.TransactionID]transaction{}
+	}
+	if len(t.byID) >= transactionsMax {
+		t.sweepLocked(tx.sent)
+		if len(t.byID) >= transactionsMax {
+			return false
+		}
+	}
+	t.byID[id] = tx
+	return true
+}
+
+// peek returns the transaction without ending it: a forged answer must not keep the true one out.
+func (t *transactions) peek(id nat.TransactionID, from netip.AddrPort) (transaction, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tx, ok := t.byID[id]
+	return tx, ok && tx.addr == from
+}
+
+// finish ends a transaction and reports whether it was still under way.
+func (t *transactions) finish(id nat.TransactionID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.byID[id]
+	delete(t.byID, id)
+	return ok
+}
+
+// sweep forgets the transactions that are too old.
+func (t *transactions) sweep(now instant) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sweepLocked(now)
+}
+
+func (t *transactions) sweepLocked(now instant) {
+	for id, tx := range t.byID {
+		if now-tx.sent >= transactionLife {
+			delete(t.byID, id)
+		}
+	}
+}
+
+// answer is a keyed answer to a check of ours (or a plain one), already verified.
+type answer struct {
+	node      *node
+	addr      netip.AddrPort
+	endpoint  conn.Endpoint // the real one, with the local address it arrived on
+	rtt       time.Duration
+	validated bool // they have validated our address too
+	mapped    netip.AddrPort
+	at        instant
+}
+
+// checkPacket is a STUN request on its way to the owner.
+type checkPacket struct {
+	data     []byte
+	endpoint conn.Endpoint
+	at       instant
+}
+
+// check sends a check to an address of the node. opening pads it, so that the other side may challenge us back.
+func (s *Socket) check(n *node, to netip.AddrPort, opening bool, reply chan answer) error {
+	key, err := n.pairKey()
+	if err != nil {
+		return err
+	}
+	return s.request(transaction{node: n, addr: to, reply: reply}, func(id nat.TransactionID) []byte {
+		return nat.CheckRequest{Transaction: id, Sender: s.public, Key: &key, Opening: opening}.Encode()
+	})
+}
+
+// request enters the transaction and sends the request that encode makes for it.
+func (s *Socket) request(tx transaction, encode func(nat.TransactionID) []byte) error {
+	var id nat.TransactionID
+	if err := s.fillRandom(id[:]); err != nil {
+		return err
+	}
+	tx.sent = s.now()
+	if !s.transactions.add(id, tx) {
+		return errTooManyChecks
+	}
+	s.stats.checks.Add(1)
+	if err := s.sendTo(encode(id), tx.addr); err != nil {
+		s.transactions.finish(id)
+		return err
+	}
+	return nil
+}
+
+// handleResponse verifies an answer and enters its source. It runs in the goroutine that read.
+func (s *Socket) handleResponse(b []byte, ep conn.Endpoint, now instant) {
+	m, err := nat.Parse(b)
+	if err != nil {
+		s.stats.drop(dropMalformed, 1)
+		return
+	}
+	from := addrOf(ep)
+	tx, ok := s.transactions.peek(m.Transaction, from)
+	if !ok {
+		s.stats.drop(dropUnasked, 1)
+		return
+	}
+	a := answer{node: tx.node, addr: from, endpoint: ep, rtt: now - tx.sent, validated: m.Validated, mapped: m.Mapped, at: now}
+	if tx.plain {
+		if s.transactions.finish(m.Transaction) {
+			tx.reply <- a
+		}
+		return
+	}
+	if a.node == nil {
+		if a.node = s.nodeOf(m.Sender); a.node == nil {
+			s.stats.drop(dropForged, 1)
+			return
+		}
+	}
+	if key, err := a.node.pairKey(); err != nil || !m.HasSender || m.Sender != a.node.key || m.Verify(key) != nil {
+		s.stats.drop(dropForged, 1)
+		return
+	}
+	if !s.transactions.finish(m.Transaction) || !s.nodes.has(a.node) {
+		return
+	}
+	s.accept(a, tx.reply)
+}
+
+// accept makes the address of a verified answer the node's, and tells the owner and whoever waits for it.
+func (s *Socket) accept(a answer, reply chan answer) {
+	select {
+	case s.answers <- a:
+	default:
+		s.stats.drop(dropQueueFull, 1)
+		return
+	}
+	s.stats.answers.Add(1)
+	s.sources.put(a.addr, a.node, a.at).heard(a.at)
+	if reply != nil {
+		reply <- a
+	}
+}
+
+// handleRequest answers a STUN request. It runs on the owner.
+func (o *owner) handleRequest(p checkPacket) {
+	m, err := nat.Parse(p.data)
+	if err != nil || m.Kind != nat.Request {
+		o.stats.drop(dropMalformed, 1)
+		return
+	}
+	from := addrOf(p.endpoint)
+	if !m.HasSender {
+		if b := nat.PlainResponse(m.Transaction, from, m.Size); b != nil {
+			_ = o.bind.Send([][]byte{b}, p.endpoint)
+		} else {
+			o.stats.drop(dropLimited, 1)
+		}
+		return
+	}
+	n, why := o.requester(&m, from, p.at)
+	if n == nil {
+		o.stats.drop(why, 1)
+		return
+	}
+	src := o.sources.get(from)
+	validated := src != nil && src.node == n
+	if validated {
+		src.heard(p.at)
+	}
+	o.respond(n, &m, p.endpoint, validated)
+	if m.Keyed {
+		o.theyChallenged(n, from)
+	}
+}
+
+// respond answers a check, and challenges its source unless that is validated already or the request was too small for both.
+func (o *owner) respond(n *node, m *nat.Message, ep conn.Endpoint, validated bool) {
+	key, err := n.pairKey()
+	if err != nil {
+		return
+	}
+	from := addrOf(ep)
+	b := nat.CheckResponse{Transaction: m.Transaction, Sender: o.public, Mapped: from, Validated: validated, Key: key}.Encode()
+	if len(b) > m.Size && !validated {
+		return
+	}
+	_ = o.bind.Send([][]byte{b}, ep) // lost is lost: they ask again
+	if !validated && nat.Budget(m.Size, len(b)) {
+		_ = o.check(n, from, false, nil)
+	}
+}
+
+// requester returns the node that sent a check, or why it gets no answer. The first check under a key costs a curve operation: a
+// stranger's is rationed before that.
+func (o *owner) requester(m *nat.Message, from netip.AddrPort, now instant) (*node, dropReason) {
+	if m.Sender == o.public || m.Sender.IsZero() {
+		return nil, dropForged
+	}
+	if o.nodes.isRevoked(m.Sender) {
+		return nil, dropRevoked
+	}
+	if !m.Keyed && m.Size < nat.OpeningSize {
+		return nil, dropMalformed
+	}
+	n := o.nodes.get(m.Sender)
+	if n == nil {
+		var why dropReason
+		if n, why = o.newRequester(m, from, now); n == nil {
+			return nil, why
+		}
+	}
+	key, err := n.pairKey()
+	if err != nil || m.Keyed && m.Verify(key) != nil {
+		if n.member.Load() == nil && n.born == now {
+			o.removeStranger(n)
+		}
+		return nil, dropForged
+	}
+	return n, 0
+}
+
+// newRequester makes a node of a key that we see for the first time.
+func (o *owner) newRequester(m *nat.Message, from netip.AddrPort, now instant) (*node, dropReason) {
+	if e, ok := o.peers.ByKey(m.Sender); ok {
+		return o.memberNode(e.ID), dropRevoked
+	}
+	if m.Size < nat.OpeningSize || !o.newKeys.allow(from.Addr(), now) || !o.newKeysTotal.take(newKeysTotal, now) {
+		return nil, dropLimited
+	}
+	o.makeRoom()
+	n := o.nodeOf(m.Sender)
+	if n != nil {
+		n.born = now
+	}
+	return n, dropRevoked
+}
+
+// theyChallenged notes that the node has had a keyed answer of ours from the address: it has validated it, as far as we can know.
+func (o *owner) theyChallenged(n *node, from netip.AddrPort) {
+	if p := n.paths.find(from); p != nil && !p.mutual {
+		p.mutual = true
+		o.reached(n)
+	}
+	if n.attempt != nil {
+		n.attempt.challenged[from] = true
+	}
+}
+
+// The strangers that are kept, and for how long without a QUIC packet from them: an enrolment follows the check at once or never.
+const (
+	strangersMax     = 256
+	strangerLife     = 30 * time.Second
+	strangerQUICLife = 60 * time.Second
+)
+
+// makeRoom removes strangers until there is room for one more: those without a path first, then the one that spoke the longest ago.
+func (o *owner) makeRoom() {
+	var oldest *node
+	count := 0
+	for _, n := range o.all() {
+		if n.member.Load() != nil {
+			continue
+		}
+		count++
+		if oldest == nil || olderStranger(n, oldest) {
+			oldest = n
+		}
+	}
+	if count >= strangersMax && oldest != nil {
+		o.removeStranger(oldest)
+	}
+}
+
+func olderStranger(a, b *node) bool {
+	if pa, pb := a.active.Load() != nil, b.active.Load() != nil; pa != pb {
+		return !pa
+	}
+	return max(a.born, instant(a.quic.Load())) < max(b.born, instant(b.quic.Load()))
+}
+
+// expired reports whether a stranger has had its time.
+func (n *node) expired(now instant) bool {
+	if q := instant(n.quic.Load()); q != 0 && now-q < strangerQUICLife {
+		return false
+	}
+	return n.attempt == nil && now-n.born >= strangerLife
+}
+
+// removeStranger forgets a node altogether. Nothing holds on to a stranger: the WireGuard device has never heard of it.
+func (o *owner) removeStranger(n *node) {
+	o.dropPaths(n, ErrUnknownNode)
+	o.nodes.remove(n)
+}
+
+// observed are our addresses as members see them.
+type observed struct {
+	mu     sync.Mutex
+	byAddr map[netip.AddrPort]map[identity.NodeID]instant
+}
+
+const (
+	observedMax     = 8  // addresses
+	observersMax    = 16 // members that say so, for each
+	observationLife = 10 * time.Minute
+)
+
+// note records that the member id sees us at addr.
+func (o *observed) note(addr netip.AddrPort, id identity.NodeID, now instant) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.byAddr == nil {
+		o.byAddr = map[netip.AddrPort]map[identity.NodeID]instant{}
+	}
+	o.forgetLocked(now)
+	who := o.byAddr[addr]
+	if who == nil {
+		if len(o.byAddr) >= observedMax {
+			return
+		}
+		who = map[identity.NodeID]instant{}
+		o.byAddr[addr] = who
+	}
+	if _, again := who[id]; again || len(who) < observersMax {
+		who[id] = now
+	}
+}
+
+func (o *observed) forgetLocked(now instant) {
+	for addr, who := range o.byAddr {
+		for id, at := range who {
+			if now-at >= observationLife {
+				delete(who, id)
+			}
+		}
+		if len(who) == 0 {
+			delete(o.byAddr, addr)
+		}
+	}
+}
+
+// Observed returns the addresses at which members have seen our packets come from lately, and how many say so. Behind a NAT these
+// are the mapped ones. A member can lie about it: an address that only one reports deserves less trust.
+func (s *Socket) Observed() map[netip.AddrPort]int {
+	o := &s.observed
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.forgetLocked(s.now())
+	out := map[netip.AddrPort]int{}
+	for addr, who := range o.byAddr {
+		out[addr] = len(who)
+	}
+	return out
+}

@@ -1,0 +1,174 @@
+package underlay
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// node is one peer of the socket: a member, or a stranger with whom we speak only to let it enrol.
+type node struct {
+	socket *Socket
+	// Constant after creation.
+	key      identity.WireGuardKey
+	addr     net.Addr // Addr{key}, boxed once so that reading a packet allocates nothing
+	endpoint nodeEndpoint
+
+	pair struct { // the key of the pair, computed when first needed
+		once sync.Once
+		key  [32]byte
+		err  error
+	}
+
+	// Written and read anywhere.
+	member         atomic.Pointer[identity.NodeID] // nil: a stranger
+	active         atomic.Pointer[route]           // what packets travel on; nil: no path
+	owed           atomic.Int64                    // instant of the first packet sent since the active path was heard; 0: none
+	sent           atomic.Int64                    // instant of the last packet sent; 0: never
+	used           atomic.Int64                    // instant of the last tunnel data; 0: never
+	quic           atomic.Int64                    // instant of the last QUIC packet received; 0: never
+	wantsPath      atomic.Bool                     // something was sent while there was no path
+	wireGuardKnown atomic.Bool                     // the WireGuard device has this peer
+	orphanAt       atomic.Int64                    // instant of the last report to OnOrphan
+	info           atomic.Pointer[PathInfo]
+
+	// The owner goroutine's.
+	paths      pathSet
+	next       instant // of the next step; 0: none
+	born       instant
+	hints      []netip.AddrPort
+	tried      map[netip.AddrPort]bool // addresses of the last search
+	attempt    *attempt
+	automatic  instant // when the last connect that nobody asked for began
+	publicized pathKey
+}
+
+// pathKey is what about a path is worth telling watchers.
+type pathKey struct {
+	addr netip.AddrPort
+	kind PathKind
+}
+
+// route is a path in the form the hot path needs.
+type route struct {
+	endpoint conn.Endpoint // the real one
+	source   *source       // where its answers come from
+	relayed  bool
+	sticky   bool // endpoint carries the local address that the last check arrived on
+}
+
+// pairKey returns the key we share with the node for path checks. The first call costs one X25519 operation.
+func (n *node) pairKey() ([32]byte, error) {
+	n.pair.once.Do(func() { n.pair.key, n.pair.err = n.socket.key.PathKey(n.key) })
+	return n.pair.key, n.pair.err
+}
+
+// send sends packets of one node over its active path.
+func (n *node) send(bufs [][]byte, data bool) error {
+	now := n.socket.now()
+	n.noteSent(now, data)
+	r := n.active.Load()
+	if r == nil {
+		n.socket.stats.drop(dropNoPath, len(bufs))
+		n.askForPath()
+		return ErrNoPath
+	}
+	err := n.socket.bind.Send(bufs, r.endpoint)
+	if err == nil || !r.sticky || !n.socket.open() {
+		return err
+	}
+	// The local address it stuck to may be gone: let the system choose another, and tell the owner.
+	if plain := n.unstick(r); plain != nil {
+		n.socket.wake()
+		return n.socket.bind.Send(bufs, plain.endpoint)
+	}
+	return err
+}
+
+// unstick replaces the route by one without a local address and returns it; nil if the address does not parse.
+func (n *node) unstick(r *route) *route {
+	e, err := n.socket.bind.ParseEndpoint(r.source.addr.String())
+	if err != nil {
+		return nil
+	}
+	plain := &route{endpoint: e, source: r.source, relayed: r.relayed}
+	n.active.CompareAndSwap(r, plain)
+	return plain
+}
+
+// quietMin is how long a node must have been quiet for its next packet to wake the owner: the owner's own timers look after a node
+// that sends more often.
+const quietMin = time.Second
+
+// noteSent keeps the instants that path upkeep needs, and wakes the owner if it has no reason to look after the node yet.
+func (n *node) noteSent(now instant, data bool) {
+	last := n.sent.Swap(int64(now))
+	if n.owed.Load() == 0 {
+		n.owed.Store(int64(now))
+	}
+	if data {
+		n.used.Store(int64(now))
+	}
+	if now-instant(last) >= quietMin {
+		n.socket.wake()
+	}
+}
+
+// askForPath has the owner look for a path in the background.
+func (n *node) askForPath() {
+	if n.member.Load() != nil && n.wantsPath.CompareAndSwap(false, true) {
+		n.socket.wake()
+	}
+}
+
+// heard notes a packet from one of the node's sources.
+func (src *source) heard(now instant) {
+	if src.received.Load() != int64(now) {
+		src.received.Store(int64(now))
+	}
+	n := src.node
+	if n.owed.Load() != 0 {
+		if r := n.active.Load(); r != nil && r.source == src {
+			n.owed.Store(0)
+		}
+	}
+}
+
+// nodeEndpoint is what the WireGuard device knows of a peer's whereabouts: who it is. It never changes, so nothing in the device
+// does when the path does.
+type nodeEndpoint struct{ node *node }
+
+var _ conn.Endpoint = (*nodeEndpoint)(nil)
+
+// ClearSrc makes the system choose the local address anew.
+func (e *nodeEndpoint) ClearSrc() {
+	if r := e.node.active.Load(); r != nil && r.sticky {
+		e.node.unstick(r)
+	}
+}
+
+// SrcToString returns nothing: the local address is the underlay's business.
+func (e *nodeEndpoint) SrcToString() string { return "" }
+
+// DstToString returns the node ID, which [Socket.Bind]'s ParseEndpoint reads.
+func (e *nodeEndpoint) DstToString() string {
+	if id := e.node.member.Load(); id != nil {
+		return id.String()
+	}
+	return ""
+}
+
+// DstToBytes returns the node's key. The device binds its cookies to it (MAC2), and whoever sends from a validated path has it.
+func (e *nodeEndpoint) DstToBytes() []byte { return e.node.key[:] }
+
+// DstIP returns an address that stands for the node in the device's rate limit of handshakes, the same on every path.
+func (e *nodeEndpoint) DstIP() netip.Addr { return netip.AddrFrom16([16]byte(e.node.key[:16])) }
+
+// SrcIP returns no address: the local one is the underlay's business.
+func (e *nodeEndpoint) SrcIP() netip.Addr { return netip.Addr{} }

@@ -1,0 +1,103 @@
+package underlay
+
+import (
+	"sync"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// nodeTable finds nodes by key. Members stay in it for good, as the WireGuard device keeps pointers to their endpoints; strangers
+// go when they have been quiet.
+type nodeTable struct {
+	mu      sync.Mutex
+	byKey   map[identity.WireGuardKey]*node
+	revoked map[identity.WireGuardKey]bool
+}
+
+func (t *nodeTable) get(key identity.WireGuardKey) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byKey[key]
+}
+
+func (t *nodeTable) isRevoked(key identity.WireGuardKey) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.revoked[key]
+}
+
+// has reports whether n is still the node of its key, and not revoked.
+func (t *nodeTable) has(n *node) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byKey[n.key] == n && !t.revoked[n.key]
+}
+
+// appendAll appends every node to list.
+func (t *nodeTable) appendAll(list []*node) []*node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.byKey {
+		list = append(list, n)
+	}
+	return list
+}
+
+func (t *nodeTable) remove(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byKey[n.key] == n {
+		delete(t.byKey, n.key)
+	}
+}
+
+// nodeOf returns the node of the key, a new one if need be; nil for our own key and for revoked ones.
+func (s *Socket) nodeOf(key identity.WireGuardKey) *node {
+	if key == s.public || key.IsZero() {
+		return nil
+	}
+	t := &s.nodes
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.revoked[key] {
+		return nil
+	}
+	n := t.byKey[key]
+	if n == nil {
+		n = &node{socket: s, key: key, addr: Addr{key}, paths: newPathSet(), born: s.now()}
+		n.endpoint.node = n
+		t.byKey[key] = n
+	}
+	return n
+}
+
+// memberNode returns the node of a member; nil if it is none, revoked, or ourselves.
+func (s *Socket) memberNode(id identity.NodeID) *node {
+	e, ok := s.peers.Get(id)
+	if !ok || e.Revoked {
+		return nil
+	}
+	// A key that two certificates claim belongs to the one that the table finds by it.
+	if owner, ok := s.peers.ByKey(e.Member.Public.WireGuard); !ok || owner.ID != id {
+		return nil
+	}
+	n := s.nodeOf(e.Member.Public.WireGuard)
+	if n != nil && n.member.Load() == nil {
+		n.member.Store(&id)
+	}
+	return n
+}
+
+// memberID returns the ID of the member the node is, nil for a stranger. A stranger whose key the peer table knows by now becomes
+// a member here, so that its first packet after admission is not lost.
+func (n *node) memberID() *identity.NodeID {
+	if id := n.member.Load(); id != nil {
+		return id
+	}
+	e, ok := n.socket.peers.ByKey(n.key)
+	if !ok || e.Revoked {
+		return nil
+	}
+	n.member.Store(&e.ID)
+	return &e.ID
+}

@@ -1,0 +1,306 @@
+package underlay
+
+import (
+	"net/netip"
+	"time"
+)
+
+// owner is the goroutine that owns every node's paths and searches. It feeds the pure core ([pathSet], [nat.CheckPlan]) and carries
+// out what that decides.
+type owner struct {
+	*Socket
+	newKeysTotal bucket
+	list         []*node // scratch of all
+	swept        instant
+	timer        *time.Timer
+	due          instant // when the timer fires
+}
+
+// Intervals of the owner's chores.
+const (
+	sweepInterval = 5 * time.Second
+	localInterval = 15 * time.Second
+	// scanMax is the longest the owner sleeps while any node is awake.
+	scanMax = time.Second
+)
+
+// run ends when the socket closes.
+func (o *owner) run() {
+	o.newKeysTotal.tokens = newKeysTotal.burst
+	changed, cancel := o.peers.Watch()
+	defer cancel()
+	local := time.NewTicker(localInterval)
+	defer local.Stop()
+	o.timer = time.NewTimer(sweepInterval)
+	defer o.timer.Stop()
+	o.reconcile()
+	for {
+		// Validated sources' requests go first: a flood from strangers must not look like a dead path.
+		select {
+		case p := <-o.checks:
+			o.handleRequest(p)
+			continue
+		default:
+		}
+		select {
+		case p := <-o.checks:
+			o.handleRequest(p)
+		case a := <-o.answers:
+			o.handleAnswer(a)
+		case p := <-o.strange:
+			o.handleRequest(p)
+		case f := <-o.commands:
+			f(o)
+		case <-changed:
+			o.reconcile()
+		case <-local.C:
+			o.refreshAndRecheck()
+		case <-o.kick:
+			o.scan()
+		case <-o.timer.C:
+			o.due = 0
+			o.scan()
+		case <-o.done:
+			o.failAll()
+			return
+		}
+	}
+}
+
+// all returns every node. The slice is valid until the next call.
+func (o *owner) all() []*node {
+	o.list = o.nodes.appendAll(o.list[:0])
+	return o.list
+}
+
+// scan steps every node that is due.
+func (o *owner) scan() {
+	now := o.now()
+	for _, n := range o.all() {
+		if n.member.Load() == nil && n.expired(now) {
+			o.removeStranger(n)
+			continue
+		}
+		o.step(n, now)
+	}
+	if now-o.swept >= sweepInterval {
+		o.swept = now
+		o.transactions.sweep(now)
+	}
+	o.wakeAt(now + sweepInterval)
+}
+
+// wakeAt sets the timer, unless it fires earlier.
+func (o *owner) wakeAt(at instant) {
+	if o.due != 0 && o.due <= at {
+		return
+	}
+	o.due = at
+	o.timer.Reset(max(at-o.now(), 0))
+}
+
+// step carries one node forward: its search, then its paths.
+func (o *owner) step(n *node, now instant) {
+	if n.wantsPath.Load() && (n.automatic == 0 || now-n.automatic >= automaticInterval) {
+		n.wantsPath.Store(false)
+		n.automatic = now
+		o.connect(n, nil, nil)
+	}
+	if n.attempt != nil {
+		o.advance(n, now)
+	}
+	o.gather(n)
+	acts, next := n.paths.step(now)
+	o.carryOut(n, acts)
+	if next != 0 {
+		o.wakeAt(next)
+	}
+}
+
+// gather brings the core what the packet path has noted.
+func (o *owner) gather(n *node) {
+	p := &n.paths
+	p.sent, p.used, p.owed = orNever(n.sent.Load()), orNever(n.used.Load()), orNever(n.owed.Load())
+	for i := range p.paths {
+		if src := o.sources.get(p.paths[i].addr); src != nil && src.node == n {
+			p.paths[i].heard = max(p.paths[i].heard, instant(src.received.Load()))
+		}
+	}
+}
+
+// orNever turns the zero of the atomics into the core's "never".
+func orNever(i int64) instant {
+	if i == 0 {
+		return -1
+	}
+	return instant(i)
+}
+
+// carryOut does what the core decided.
+func (o *owner) carryOut(n *node, acts []action) {
+	for _, a := range acts {
+		switch a.kind {
+		case actProbe:
+			_ = o.check(n, a.addr, true, nil) // a probe that cannot be sent is a probe that is not answered
+		case actSwitch:
+			o.switchTo(n, a.addr)
+		case actDrop:
+			o.sources.remove(a.addr, n)
+		case actRecheck:
+			o.connect(n, nil, nil)
+		}
+	}
+}
+
+// handleAnswer takes a verified answer in.
+func (o *owner) handleAnswer(a answer) {
+	n := a.node
+	if !o.nodes.has(n) {
+		o.sources.remove(a.addr, n)
+		return
+	}
+	o.sources.put(a.addr, n, a.at)
+	o.gather(n)
+	acts := n.paths.answer(a.addr, false, a.rtt, a.at)
+	if p := n.paths.find(a.addr); p != nil {
+		p.mutual = p.mutual || a.validated || n.attempt != nil && n.attempt.challenged[a.addr]
+	}
+	if id := n.member.Load(); id != nil && a.mapped.IsValid() {
+		o.observed.note(a.mapped, *id, a.at)
+	}
+	o.carryOut(n, acts)
+	if r := n.active.Load(); r != nil && r.source.addr == a.addr {
+		// The answer's endpoint knows which local address to send from.
+		n.active.CompareAndSwap(r, &route{endpoint: a.endpoint, source: o.sources.put(a.addr, n, a.at), sticky: true})
+	}
+	o.publish(n)
+	o.reached(n)
+	o.step(n, o.now())
+}
+
+// switchTo makes addr the active path of the node; invalid: it has none any more.
+func (o *owner) switchTo(n *node, addr netip.AddrPort) {
+	old := n.active.Load()
+	n.owed.Store(0)
+	if !addr.IsValid() {
+		n.active.Store(nil)
+		o.publish(n)
+		o.log.Info("path lost", "peer", n.name(), "addr", addrOfRoute(old))
+		return
+	}
+	e, err := o.bind.ParseEndpoint(addr.String())
+	if err != nil {
+		o.log.Error("a validated address does not parse", "peer", n.name(), "addr", addr, "err", err)
+		return
+	}
+	n.active.Store(&route{endpoint: e, source: o.sources.put(addr, n, o.now())})
+	o.publish(n)
+	o.log.Info("path chosen", "peer", n.name(), "addr", addr, "was", addrOfRoute(old), "rtt", n.paths.find(addr).rtt)
+}
+
+func addrOfRoute(r *route) netip.AddrPort {
+	if r == nil {
+		return netip.AddrPort{}
+	}
+	return r.source.addr
+}
+
+// name is how logs call the node.
+func (n *node) name() string {
+	if id := n.member.Load(); id != nil {
+		return id.Short()
+	}
+	return "stranger " + n.key.String()[:8]
+}
+
+// publish makes the node's path visible, and signals the watchers if it is another.
+func (o *owner) publish(n *node) {
+	info := &PathInfo{Kind: PathNone}
+	if id := n.member.Load(); id != nil {
+		info.ID = *id
+	}
+	p := &n.paths
+	for _, q := range p.paths {
+		if q.addr != p.active {
+			info.Standby = append(info.Standby, q.addr)
+			continue
+		}
+		info.Kind, info.Endpoint, info.RTT, info.MTU = PathDirect, q.addr, q.rtt, tunnelMTU
+		if q.relayed {
+			info.Kind = PathRelay
+		}
+		info.Since = o.when(p.since)
+	}
+	n.info.Store(info)
+	if key := (pathKey{info.Endpoint, info.Kind}); key != n.publicized {
+		n.publicized = key
+		o.watchers.notify()
+	}
+}
+
+// dropPaths forgets how to reach the node; whoever waits for it gets err.
+func (o *owner) dropPaths(n *node, err error) {
+	for _, p := range n.paths.paths {
+		o.sources.remove(p.addr, n)
+	}
+	n.paths = newPathSet()
+	n.hints = nil
+	n.active.Store(nil)
+	o.finish(n, err)
+	o.publish(n)
+}
+
+// reconcile follows the peer table: the revoked lose their paths, strangers that were admitted become members, and searches get the
+// addresses that have just become known.
+func (o *owner) reconcile() {
+	for _, e := range o.peers.All() {
+		if !e.Revoked {
+			continue
+		}
+		if _, again := o.peers.ByKey(e.Member.Public.WireGuard); again {
+			continue // another member holds the key
+		}
+		o.revoke(e.Member.Public.WireGuard)
+	}
+	now := o.now()
+	for _, n := range o.all() {
+		if n.memberID() != nil && (n.attempt != nil || !n.paths.asleep(now)) {
+			o.tryNew(n)
+		}
+	}
+}
+
+// tryNew checks the addresses of the node that have not been tried yet. A node that was found keeps being asked at its new ones, as
+// a better path may be among them.
+func (o *owner) tryNew(n *node) {
+	var fresh []netip.AddrPort
+	for _, a := range o.candidates(n) {
+		if n.paths.find(a) == nil && !n.tried[a] {
+			fresh = append(fresh, a)
+		}
+	}
+	if len(fresh) > 0 {
+		o.connect(n, fresh, nil)
+	}
+}
+
+// refreshAndRecheck looks for local addresses that came or went, and if any did, checks every node in use at once.
+func (o *owner) refreshAndRecheck() {
+	if !o.refreshLocal() {
+		return
+	}
+	o.watchers.notify()
+	now := o.now()
+	for _, n := range o.all() {
+		if !n.paths.asleep(now) {
+			o.connect(n, nil, nil)
+		}
+	}
+}
+
+// failAll ends every search when the socket closes.
+func (o *owner) failAll() {
+	for _, n := range o.all() {
+		o.finish(n, ErrClosed)
+	}
+}
