@@ -74,7 +74,9 @@ func (g *Group) decide(ctx context.Context, o op, body any) ([]byte, error) {
 	giveUp := time.Now().Add(g.cfg.Timing.Ask)
 	hint := g.State().Coordinators.Leader
 	for {
-		out, err := g.decideOnce(ctx, hint, question{Op: o, Body: raw})
+		seek, stop := context.WithDeadline(ctx, giveUp)
+		out, err := g.decideOnce(ctx, seek, hint, question{Op: o, Body: raw})
+		stop()
 		if err == nil || !errors.Is(err, errNotLeader) {
 			return out, err
 		}
@@ -92,8 +94,8 @@ func (g *Group) decide(ctx context.Context, o op, body any) ([]byte, error) {
 	}
 }
 
-// decideOnce answers here or asks who leads. errNotLeader: try again.
-func (g *Group) decideOnce(ctx context.Context, hint identity.NodeID, q question) ([]byte, error) {
+// decideOnce answers here or asks who leads; seek bounds the search, ctx the decision. errNotLeader: try again.
+func (g *Group) decideOnce(ctx, seek context.Context, hint identity.NodeID, q question) ([]byte, error) {
 	if r := g.current(); r != nil {
 		if r.leads() {
 			return g.execute(ctx, r, g.self, q)
@@ -103,14 +105,14 @@ func (g *Group) decideOnce(ctx context.Context, hint identity.NodeID, q question
 		}
 	}
 	if hint.IsZero() || hint == g.self {
-		if hint = g.findLeader(ctx); hint.IsZero() {
+		if hint = g.findLeader(seek); hint.IsZero() {
 			return nil, errNotLeader
 		}
 	}
 	if !g.state.Load().MaySpeakRaft(hint, g.cfg.Now()) {
 		return nil, errNotLeader
 	}
-	open, cancel := context.WithTimeout(ctx, g.cfg.Timing.RPC)
+	open, cancel := context.WithTimeout(seek, g.cfg.Timing.RPC)
 	defer cancel()
 	s, err := g.cfg.Streams.Open(open, hint, ProtocolDecide)
 	if err != nil {

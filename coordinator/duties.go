@@ -121,7 +121,7 @@ func (g *Group) confirmRemoval(term uint64) {
 	leader, st := g.surveyLeader(ctx)
 	if leader.IsZero() {
 		// Whom to ask may have changed as well: the state tells.
-		g.poll()
+		poke(g.pollNow)
 		return
 	}
 	if st.Term < term || contains(st.Voters, g.self) || contains(st.Staged, g.self) || len(st.Voters) == 0 {

@@ -89,6 +89,7 @@ type Group struct {
 	news     chan struct{}         // to announce
 	wake     chan struct{}         // to steer
 	pullFrom chan identity.NodeID  // to fetch
+	pollNow  chan struct{}         // to fetch
 	running  sync.WaitGroup
 
 	publishing sync.Mutex // orders publish; taken before nothing else
@@ -101,9 +102,8 @@ type Group struct {
 	forgotten bool      // see hasForgotten
 	fault     error     // why there is no replica although there should be
 
-	watch     watcher     // of the deciders; only steer uses it
-	random    *mrand.Rand // only fetch and confirmRemoval's poll use it, under pulling
-	pulling   sync.Mutex
+	watch     watcher       // of the deciders; only steer uses it
+	random    *mrand.Rand   // spreads pulls; only fetch uses it
 	admitting chan struct{} // capacity 1: admissions on the leader take turns
 	handing   atomic.Bool   // Handover moves votes: the deciders rest
 }
@@ -112,7 +112,7 @@ type Group struct {
 func open(cfg Config) (*Group, error) {
 	g := &Group{cfg: cfg, self: cfg.Key.ID(), mesh: filepath.Join(cfg.Dir, meshDir),
 		dirty: make(chan struct{}, 1), news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pullFrom: make(chan identity.NodeID, 1),
-		admitting: make(chan struct{}, 1)}
+		pollNow: make(chan struct{}, 1), admitting: make(chan struct{}, 1)}
 	var seed [32]byte
 	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
 		return nil, fmt.Errorf("coordinator: read randomness: %w", err)

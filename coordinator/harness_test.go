@@ -68,13 +68,13 @@ func (f *fabric) closeConns(match func(*pipeStream) bool) {
 	f.mu.Lock()
 	var list []*pipeStream
 	for c := range f.conns {
-		if match(c) {
-			list = append(list, c)
-		}
+		list = append(list, c)
 	}
 	f.mu.Unlock()
 	for _, c := range list {
-		c.Close()
+		if match(c) {
+			c.Close()
+		}
 	}
 }
 

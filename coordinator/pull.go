@@ -181,6 +181,8 @@ func (g *Group) fetch() {
 			if err := g.Pull(g.ctx, from); err != nil {
 				g.cfg.Log.Debug("coordinator: no state from the member that offered one", "peer", from.Short(), "err", err)
 			}
+		case <-g.pollNow:
+			g.poll()
 		case <-timer.C:
 			if r := g.current(); r == nil || g.ownView(r).Quorum == false {
 				g.poll()
@@ -194,15 +196,11 @@ func (g *Group) fetch() {
 
 // jitter spreads the members' pulls: d to 1.5 d.
 func (g *Group) jitter(d time.Duration) time.Duration {
-	g.pulling.Lock()
-	defer g.pulling.Unlock()
 	return d + time.Duration(g.random.Int64N(int64(d/2)+1))
 }
 
 // poll pulls from a coordinator, or else from anybody alive. When no coordinator answers, the last view's quorum no longer holds.
 func (g *Group) poll() {
-	g.pulling.Lock()
-	defer g.pulling.Unlock()
 	s := g.state.Load()
 	voters := slices.DeleteFunc(slices.Clone(s.Coordinators.Voters), func(id identity.NodeID) bool { return id == g.self })
 	g.random.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
