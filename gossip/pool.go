@@ -307,6 +307,9 @@ func (p *Pool) tell(c change) {
 	switch {
 	case c.State != c.before:
 		p.log.Info("member is "+c.State.String(), "peer", c.ID.Short(), "before", c.before.String())
+		if s, ok := p.transport.streams.(interface{ Suspect(identity.NodeID) }); ok && c.State != peer.Alive {
+			s.Suspect(c.ID)
+		}
 		p.offer(Event{Kind: kindOf(c.State), ID: c.ID, Record: c.Record})
 	case c.newRecord && c.State == peer.Alive:
 		p.offer(Event{Kind: MemberUpdated, ID: c.ID, Record: c.Record})

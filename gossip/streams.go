@@ -23,6 +23,9 @@ func (c controlStreams) Open(ctx context.Context, id identity.NodeID) (net.Conn,
 	return s, nil
 }
 
+// Suspect has the control channel look whether its connections to the node still live, so that the next stream need not find out.
+func (c controlStreams) Suspect(id identity.NodeID) { c.host.Suspect(id) }
+
 // serve takes members' streams from the control channel.
 func (p *Pool) serve(host *control.Host) {
 	host.Handle(protocol, control.MembersOnly, func(_ context.Context, s *control.Stream) { p.AcceptStream(s.Peer().ID, s) })

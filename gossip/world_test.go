@@ -179,7 +179,10 @@ func (h *host) SendGossip(to identity.NodeID, b []byte) error {
 	if !ok || w.loss > 0 && mathrand.Float64() < w.loss {
 		return nil // gone without a trace, as UDP does
 	}
-	p := underlay.GossipPacket{FromID: h.id, Data: append([]byte(nil), b...)}
+	p := underlay.GossipPacket{Data: append([]byte(nil), b...)}
+	if e, known := o.table.Get(h.id); known && !e.Revoked {
+		p.FromID = h.id // as the underlay does: a validated path of a member, or nobody in particular
+	}
 	time.AfterFunc(w.delay/2+mathrand.N(w.delay+1), func() {
 		p.At = time.Now()
 		select {
