@@ -14,7 +14,7 @@ import (
 // Doctor gives what only the running node knows; the command adds its checks of the host.
 func (n *Node) Doctor(context.Context) (*localapi.Doctor, error) {
 	d := &findings{OK: true}
-	m := n.mesh.Load()
+	m := n.online.Load()
 	if m == nil {
 		d.add(localapi.Finding{Check: "mesh", Severity: localapi.SeverityError, What: "this node is in no mesh",
 			Why: "it was neither invited nor told to found one", Next: "phantom join TOKEN, or phantom up --new NAME"})

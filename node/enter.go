@@ -160,7 +160,7 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 	for range total {
 		a := <-results
 		if a.err == nil {
-			n.socket.Hint(a.member, []netip.AddrPort{a.addr})
+			n.rememberIntroducers(token, a)
 			return a.answer, nil
 		}
 		n.log.Debug("not enrolled", "peer", a.member.Short(), "addr", a.addr.String(), "err", a.err)
@@ -171,6 +171,23 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 		}
 	}
 	return coordinator.Answer{}, joinFailure(failures)
+}
+
+// rememberIntroducers keeps where the token's members are, at once: a node that is killed a moment after it was admitted must find the mesh
+// again without its token.
+func (n *Node) rememberIntroducers(token invitation.Token, a attempt) {
+	now := time.Now()
+	for _, member := range token.Members {
+		addresses := member.Addresses
+		if member.ID == a.member {
+			addresses = append([]netip.AddrPort{a.addr}, addresses...)
+		}
+		n.book.Note(member.ID, addresses, now)
+		n.socket.Hint(member.ID, addresses)
+	}
+	if err := n.book.Flush(); err != nil {
+		n.log.Warn("address book not kept", "err", err)
+	}
 }
 
 func (n *Node) enrolAt(ctx context.Context, token invitation.Token, member identity.NodeID, addr netip.AddrPort, asking *sync.Mutex,

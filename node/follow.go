@@ -180,7 +180,7 @@ func (m *membership) followGossip() {
 			n.log.Debug("gossip", "peer", e.ID.Short(), "event", e.Kind.String())
 			switch e.Kind {
 			case gossip.MemberAlive, gossip.MemberUpdated:
-				n.book.Note(e.ID, addresses(e.Record), time.Now())
+				m.note(e.ID, addresses(e.Record))
 				if e.Record.StateVersion > m.group.State().Version {
 					m.group.PullSoon(e.ID)
 				}
@@ -193,6 +193,23 @@ func (m *membership) followGossip() {
 				m.pullUnknown(e)
 			}
 		}
+	}
+}
+
+// firstFew is how many nodes the address book must hold before the next may wait some seconds for its place on the disk: any one of these
+// leads a node that was killed back to the mesh.
+const firstFew = 8
+
+// note keeps where a member is.
+func (m *membership) note(id identity.NodeID, addrs []netip.AddrPort) {
+	book := m.node.book
+	_, known := book.Get(id)
+	book.Note(id, addrs, time.Now())
+	if known || len(book.IDs()) > firstFew {
+		return
+	}
+	if err := book.Flush(); err != nil {
+		m.node.log.Warn("address book not kept", "err", err)
 	}
 }
 

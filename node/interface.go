@@ -43,3 +43,17 @@ func (n *Node) openInterface(spec InterfaceSpec) (i dataplane.Interface, userspa
 	i, err = dataplane.OpenUserspace(spec.Addresses, spec.MTU)
 	return i, true, degraded, err
 }
+
+// tryInterface finds out whether the device that the settings name can be made, so that a node that waits for a mesh says so at its start and not
+// when it has used up its invitation.
+func (n *Node) tryInterface() error {
+	name := n.cfg.Settings.TUN
+	if n.cfg.OpenInterface != nil || name == "" || name == config.Userspace || n.Joined() {
+		return nil
+	}
+	i, err := dataplane.OpenTUN(name, nil, nil, n.cfg.Settings.MTU)
+	if err != nil {
+		return err
+	}
+	return i.Close()
+}

@@ -38,11 +38,11 @@ type membership struct {
 	changed chan struct{} // 1: the ledger or its copy has changed
 	publish chan struct{} // 1: what we say of ourselves may have changed
 
-	mu          sync.Mutex
-	cutOff      map[identity.NodeID]bool // revoked nodes whose tunnels and connections were ended
-	adopted     map[identity.NodeID]uint64
-	spread      uint64 // highest state version that we have spread a rumour of
-	voters      map[identity.NodeID]time.Time // since when each has been seen to vote
+	mu      sync.Mutex
+	cutOff  map[identity.NodeID]bool // revoked nodes whose tunnels and connections were ended
+	adopted map[identity.NodeID]uint64
+	spread  uint64                        // highest state version that we have spread a rumour of
+	voters  map[identity.NodeID]time.Time // since when each has been seen to vote
 }
 
 // proxies are the ways into the overlay for programs of a host without a device.
@@ -123,6 +123,8 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 		// Fresh from enrolment: only this node's own certificate is here.
 		m.group.PullSoon(state.Coordinators.Leader)
 	}
+	m.awaitLeader(state)
+	n.online.Store(m)
 	n.phase.Store(localapi.StateOnline)
 	n.log.Info("online", "mesh", state.Mesh.Name, "peer", n.ID().Short(), "addresses", self.Certificate.Addresses(), "port", n.socket.Port())
 	return nil
@@ -162,6 +164,25 @@ func (m *membership) startPlane(state *coordinator.State, self *certificate.Memb
 	}
 	return m.openProxies(s)
 }
+
+// leaderWait bounds how long a node that is the only voter waits for itself to lead: one election, which takes at most twice its timeout.
+const leaderWait = 3 * time.Second
+
+// awaitLeader returns when a mesh whose only voter is this node can decide, so that the command after phantom up finds it so. Where others vote
+// too, nobody waits for them.
+func (m *membership) awaitLeader(state *coordinator.State) {
+	voters := state.Coordinators.Voters
+	if len(voters) != 1 || voters[0] != m.node.ID() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, leaderWait)
+	defer cancel()
+	for !m.group.State().Coordinators.Quorum && sleep(ctx, leaderLook) {
+	}
+}
+
+// leaderLook is the time between two looks of awaitLeader.
+const leaderLook = 10 * time.Millisecond
 
 // openProxies opens what programs of this host use instead of a device. A port that was asked for must be free; the default may move.
 func (m *membership) openProxies(s config.Settings) (err error) {
@@ -226,14 +247,8 @@ func (m *membership) startGossip(state *coordinator.State) (err error) {
 
 // close hands over duties, says goodbye, and ends everything, newest first. It returns within ctx's time and little more.
 func (m *membership) close(ctx context.Context) {
-	if err := m.group.Handover(ctx); err != nil {
-		m.node.log.Warn("duties not handed over", "err", err)
-	}
-	if m.pool != nil {
-		if err := m.pool.Leave(ctx); err != nil {
-			m.node.log.Debug("leaving unheard", "err", err)
-		}
-	}
+	m.node.online.Store(nil)
+	m.sayGoodbye(ctx)
 	m.cancel()
 	for _, l := range []net.Listener{m.proxies.socks, m.proxies.http} {
 		if l != nil {
@@ -248,6 +263,30 @@ func (m *membership) close(ctx context.Context) {
 	}
 	m.group.Close()
 	m.loops.Wait()
+}
+
+// How long each part of an orderly stop may take: an election and a change of voters, some rounds of gossip. A mesh that loses its quorum while it
+// is taken down as a whole has nobody to hand over to, and should not make people wait for that.
+const (
+	handoverMax = 2500 * time.Millisecond
+	farewellMax = time.Second
+)
+
+// sayGoodbye hands over this node's duties and tells the others that it goes.
+func (m *membership) sayGoodbye(ctx context.Context) {
+	handover, cancel := context.WithTimeout(ctx, handoverMax)
+	defer cancel()
+	if err := m.group.Handover(handover); err != nil {
+		m.node.log.Warn("duties not handed over", "err", err)
+	}
+	if m.pool == nil {
+		return
+	}
+	farewell, cancel := context.WithTimeout(ctx, farewellMax)
+	defer cancel()
+	if err := m.pool.Leave(farewell); err != nil {
+		m.node.log.Debug("leaving unheard", "err", err)
+	}
 }
 
 // resolveName gives the overlay addresses of a node's name, for the proxies.

@@ -85,7 +85,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		gauge(descPaths, float64(v), kind.String())
 	}
 	gauge(descConns, float64(n.control.Stats().Connections))
-	if m := n.mesh.Load(); m != nil && m.pool != nil && m.plane != nil {
+	if m := n.online.Load(); m != nil {
 		m.collect(gauge, count)
 	}
 }

@@ -54,8 +54,8 @@ type Node struct {
 	book     *discovery.Book
 	sequence *sequence
 
-	// mesh is nil while the node is in no mesh.
-	mesh atomic.Pointer[membership]
+	// mesh is nil while the node is in no mesh. It may be under way still: online is the same membership once all its parts are there.
+	mesh, online atomic.Pointer[membership]
 	// entering is held by whoever founds, joins or stops: one at a time.
 	entering sync.Mutex
 	phase    atomic.Value // localapi.StateOnline and so on
@@ -151,6 +151,9 @@ func (n *Node) Joined() bool { return coordinator.Exists(n.folder.path) }
 func (n *Node) Run(ctx context.Context) error {
 	defer n.release()
 	defer context.AfterFunc(ctx, func() { n.finish(nil) })()
+	if err := n.tryInterface(); err != nil {
+		return startFailure(err, n.cfg.Settings)
+	}
 	if n.Joined() {
 		if err := n.resume(); err != nil {
 			n.shutDown()

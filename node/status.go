@@ -25,7 +25,7 @@ func (n *Node) Status(context.Context) (*localapi.Status, error) {
 	for _, e := range n.socket.LocalEndpoints() {
 		s.Self.Endpoints = append(s.Self.Endpoints, e.String())
 	}
-	m := n.mesh.Load()
+	m := n.online.Load()
 	if m == nil {
 		return s, nil
 	}
@@ -222,7 +222,7 @@ func (n *Node) Coordinators(context.Context) (*localapi.CoordinatorList, error) 
 
 // membership is the node's, or the failure of a verb that needs one.
 func (n *Node) membership(what string) (*membership, error) {
-	if m := n.mesh.Load(); m != nil && n.phase.Load() == localapi.StateOnline {
+	if m := n.online.Load(); m != nil && n.phase.Load() == localapi.StateOnline {
 		return m, nil
 	}
 	return nil, localapi.Fail(localapi.Failed, "cannot "+what, coordinator.ErrNoMesh, "")
