@@ -75,13 +75,14 @@ func (a *absentees) hurry(id, via identity.NodeID, now time.Time) {
 	t.attempts, t.next, t.via = 0, now, via
 }
 
-// nudge makes an attempt on the node due at once, if the last is not just over: it has been heard of.
+// nudge makes an attempt on the node due at once, because it has been heard of: unless the last is just over, or several have led
+// to nothing and the last was within 16 × least.
 func (a *absentees) nudge(id identity.NodeID, now time.Time) {
 	t := a.tries[id]
 	switch {
 	case t == nil:
 		a.tries[id] = &try{next: now}
-	case t.next.After(now) && now.Sub(t.ended) >= a.least:
+	case t.next.After(now) && now.Sub(t.ended) >= a.least<<min(t.attempts, 4):
 		t.next = now
 	}
 }

@@ -81,7 +81,7 @@ func TestIdleTrafficIsWhatTheProfileSays(t *testing.T) {
 		streams := 6 * (after.StreamBytesSent - before.StreamBytesSent)
 		t.Logf("an hour, five nodes: %d packets, %.2f MB sent with headers, %.2f MB in streams before TLS", packets,
 			float64(onWire)/1e6, float64(streams)/1e6)
-		if onWire > 4e6 || streams > 2e6 {
+		if onWire > 3e6 || streams > 0.6e6 {
 			t.Error("more than the profile's documentation says")
 		}
 	})
