@@ -8,10 +8,12 @@
 // The way of a packet in:
 //
 //  1. transport (one goroutine): takes it from the underlay, opens the seal (seal.go), refuses what memberlist should never see
-//     (packet.go), notes what it says of states (roster.go), hands it to memberlist. What does not open is counted and gone.
+//     (packet.go), hands it to memberlist. What does not open is counted and gone. A packet of a member that is not alive here
+//     has the rejoiner look for it at once.
 //  2. memberlist's packet goroutines: SWIM. They call the delegates (delegate.go), some with memberlist's lock held: a delegate
 //     judges (admission.go), writes the verdict into a bounded set and returns. It never calls out and never waits.
-//  3. publisher (one goroutine, pool.go): carries the changed states into the peer table, then offers an Event to the reader.
+//  3. publisher (one goroutine, pool.go): settles from a snapshot what memberlist did not say (roster.go, snapshot.go), carries the
+//     changed states into the peer table, then offers an Event to the reader.
 //  4. rumour reader (one goroutine, rumour.go): checks the origin's signature, delivers once, passes on.
 //
 // Beside them run the announcer (one goroutine; signs and spreads our own record) and the rejoiner (one goroutine and at most
