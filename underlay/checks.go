@@ -176,7 +176,10 @@ func (s *Socket) accept(a answer, reply chan answer) {
 		return
 	}
 	s.stats.answers.Add(1)
-	s.sources.put(a.addr, a.node, a.at).heard(a.at)
+	src := s.sources.put(a.addr, a.node, a.at)
+	src.heard(a.at)
+	// The packet right behind this answer may be a QUIC packet, and be answered before the owner has chosen a path.
+	a.node.active.CompareAndSwap(nil, &route{endpoint: a.endpoint, source: src, sticky: true})
 	if reply != nil {
 		reply <- a
 	}

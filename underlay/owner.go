@@ -157,6 +157,7 @@ func (o *owner) handleAnswer(a answer) {
 	n := a.node
 	if !o.nodes.has(n) {
 		o.sources.remove(a.addr, n)
+		n.active.Store(nil)
 		return
 	}
 	o.sources.put(a.addr, n, a.at)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -30,9 +31,19 @@ const (
 
 // Network connects hosts. The zero value is ready. Its hooks may be changed at any time with Set.
 type Network struct {
-	mu    sync.Mutex
-	hosts map[netip.Addr]*Host
-	hooks Hooks
+	mu      sync.Mutex
+	hosts   map[netip.Addr]*Host
+	hooks   Hooks
+	transit []transit // in the order of arrival; of the same instant, in the order of sending
+
+	arriving sync.Mutex // held while packets are delivered; taken before mu
+}
+
+// transit is a packet on its way.
+type transit struct {
+	at       time.Time
+	from, to netip.AddrPort
+	data     []byte
 }
 
 // Hooks change what happens to packets. Any may be nil. They are called without locks, from any goroutine.
@@ -249,11 +260,44 @@ func (n *Network) carry(from, to netip.AddrPort, b []byte) {
 	}
 	if hooks.Latency != nil {
 		if d := hooks.Latency(from, to); d > 0 {
-			time.AfterFunc(d, func() { n.Deliver(from, to, b) })
+			n.later(d, transit{from: from, to: to, data: b})
 			return
 		}
 	}
 	n.Deliver(from, to, b)
+}
+
+// later delivers a packet after d. Packets that arrive at the same instant do so in the order in which they were sent.
+func (n *Network) later(d time.Duration, p transit) {
+	p.at = time.Now().Add(d)
+	n.mu.Lock()
+	i, _ := slices.BinarySearchFunc(n.transit, p.at, func(q transit, at time.Time) int {
+		if q.at.After(at) {
+			return 1
+		}
+		return -1
+	})
+	n.transit = slices.Insert(n.transit, i, p)
+	n.mu.Unlock()
+	time.AfterFunc(d, n.arrive)
+}
+
+// arrive delivers what is due.
+func (n *Network) arrive() {
+	n.arriving.Lock()
+	defer n.arriving.Unlock()
+	now := time.Now()
+	n.mu.Lock()
+	k := 0
+	for k < len(n.transit) && !n.transit[k].at.After(now) {
+		k++
+	}
+	due := slices.Clone(n.transit[:k])
+	n.transit = slices.Delete(n.transit, 0, k)
+	n.mu.Unlock()
+	for _, p := range due {
+		n.Deliver(p.from, p.to, p.data)
+	}
 }
 
 // Deliver puts a packet into the queue of whoever has the address, with any source: what an attacker can do. The network keeps b.
