@@ -203,9 +203,17 @@ func (g *Group) checkRequest(raw []byte) (*invitation.Request, error) {
 			direction, off = "behind", -off
 		}
 		return nil, refuse(RefusedClock, "the joining machine's clock is %s %s of the mesh's (%s against %s); set it, then join again",
-			off.Round(time.Second), direction, req.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+			span(off), direction, req.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return req, nil
+}
+
+// span says a long time as people do.
+func span(d time.Duration) string {
+	if days := (d + 12*time.Hour) / (24 * time.Hour); days >= 2 {
+		return fmt.Sprintf("%d days", days)
+	}
+	return d.Round(time.Second).String()
 }
 
 // executeEnroll is the leader's part: check, sign, propose; one raft entry.

@@ -65,7 +65,8 @@ func (g *Group) tendReplica() *replica {
 	r := g.replica
 	if r == nil {
 		defer g.mu.Unlock()
-		if g.fault != nil && !g.closed && !g.forgotten && !g.cfg.Now().Before(g.reopenAt) {
+		var damaged *DamagedError // does not heal by itself
+		if g.fault != nil && !errors.As(g.fault, &damaged) && !g.closed && !g.forgotten && !g.cfg.Now().Before(g.reopenAt) {
 			r, _ = g.reopenLocked()
 		}
 		return r

@@ -1,7 +1,9 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -44,9 +46,12 @@ func (f *fence) fault() error {
 	}
 }
 
-// guarded turns a panic of the store, as bbolt throws on a damaged page, into an error.
+// guarded turns a panic of the store into an error: bbolt throws on a damaged page, and reading a mapped file that was cut short
+// is a fault.
 func guarded(what string, do func() error) (err error) {
+	before := debug.SetPanicOnFault(true)
 	defer func() {
+		debug.SetPanicOnFault(before)
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%s: the file is damaged: %v", what, r)
 		}
@@ -134,6 +139,9 @@ func (s *fencedStore) Get(key []byte) (v []byte, err error) {
 	return v, err
 }
 
+// errWrite marks a fault of writing, which may pass, against one of reading, which is damage.
+var errWrite = errors.New("write")
+
 // currentTermKey is raft's name for the term (raft.go keyCurrentTerm): the one write whose failure it cannot take.
 const currentTermKey = "CurrentTerm"
 
@@ -144,7 +152,7 @@ func (s *fencedStore) SetUint64(key []byte, val uint64) error {
 		err = guarded("save term", func() error { return s.disk.SetUint64(key, val) })
 	}
 	if err != nil && string(key) == currentTermKey {
-		s.fence.up(fmt.Errorf("save term %d: %w", val, err))
+		s.fence.up(fmt.Errorf("%w: term %d: %w", errWrite, val, err))
 		return nil
 	}
 	return err

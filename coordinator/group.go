@@ -35,6 +35,7 @@ type Config struct {
 	Alive func(id identity.NodeID) bool
 	// OnState is called, coalesced and from one goroutine, after State or the view of the coordinators changed.
 	OnState func()
+	wrapDisk func(disk) disk // tests put faults there
 	// NoSync leaves out fsync of the replicated log: for simulations, never for a real node.
 	NoSync bool
 }
@@ -165,7 +166,7 @@ func (g *Group) openReplica() (*replica, error) {
 		open: func(ctx context.Context, id identity.NodeID) (Stream, error) {
 			return g.cfg.Streams.Open(ctx, id, ProtocolRaft)
 		},
-		changed: g.publish, wake: func() { poke(g.wake); poke(g.news) }, noSync: g.cfg.NoSync,
+		changed: g.publish, wake: func() { poke(g.wake); poke(g.news) }, noSync: g.cfg.NoSync, wrapDisk: g.cfg.wrapDisk,
 	})
 }
 
@@ -200,10 +201,13 @@ func (g *Group) admitAll(old, s *State) {
 				continue
 			}
 		}
-		if m.Status == Active {
+		switch m.Status {
+		case Active:
 			g.cfg.Peers.Admit(m.Certificate, m.Raw)
-		} else {
+		case Revoked:
 			g.cfg.Peers.Revoke(m.ID)
+		case Left:
+			// The answer to its leave must still reach it: whoever owns the table drops it a moment later. Trust refuses it from now on.
 		}
 	}
 }

@@ -169,6 +169,7 @@ type member struct {
 	port  *port
 	peers *peer.Table
 	group *Group
+	disk  *faultyDisk
 }
 
 // The identities are made once: a key takes a millisecond, and tests want none of the virtual clock's randomness.
@@ -208,7 +209,8 @@ func (l *lab) node(i int) *member {
 func (m *member) config() Config {
 	m.port = m.lab.net.port(m.key.ID())
 	m.peers = peer.NewTable(m.key.ID())
-	return Config{Key: m.key, Streams: m.port, Peers: m.peers, Dir: m.dir, Rand: rand.Reader, Now: time.Now, Log: m.lab.log(m.name),
+	m.disk = &faultyDisk{}
+	return Config{wrapDisk: m.disk.wrap, Key: m.key, Streams: m.port, Peers: m.peers, Dir: m.dir, Rand: rand.Reader, Now: time.Now, Log: m.lab.log(m.name),
 		Timing: m.lab.timing, NoSync: true,
 		Alive: func(id identity.NodeID) bool { return m.lab.net.reaches(m.key.ID(), id) }}
 }

@@ -57,6 +57,8 @@ type replicaConfig struct {
 	changed func(*State)
 	wake    func() // leadership or contact changed; must not block
 	noSync  bool
+
+	wrapDisk func(disk) disk // for tests; nil: none
 }
 
 // openReplica starts raft on what is in dir; an empty dir is a voter that waits to be told by the leader. The error is a
@@ -87,12 +89,18 @@ func openReplica(c replicaConfig) (*replica, error) {
 	})
 	transport := newFencedTransport(network, r.fence)
 	fenced := &fencedStore{disk: store, fence: r.fence}
+	if c.wrapDisk != nil {
+		fenced.disk = c.wrapDisk(store)
+	}
 	r.raft, err = raft.NewRaft(raftConfig(c, logger), r.machine, fenced, fenced, snapshots, transport)
 	if err == nil {
 		err = r.fence.fault()
 	}
 	if err != nil {
 		r.abandon(transport)
+		if errors.Is(err, errWrite) || isDiskFull(err) {
+			return nil, fmt.Errorf("coordinator: start the replica in %s: %w", c.dir, err)
+		}
 		return nil, &DamagedError{Path: c.dir, Err: err, Next: damagedLog}
 	}
 	r.observe()
@@ -117,7 +125,9 @@ func openLog(path string, noSync bool) (*raftboltdb.BoltStore, error) {
 	var store *raftboltdb.BoltStore
 	err := guarded("open", func() (err error) {
 		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync,
-			BoltOptions: &bbolt.Options{Timeout: lockWait, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}})
+			// The free list is kept on disk: without it bbolt walks all pages at start in a goroutine of its own, and a damaged
+			// page would panic there, where nobody can catch it.
+			BoltOptions: &bbolt.Options{Timeout: lockWait, FreelistType: bbolt.FreelistMapType}})
 		return err
 	})
 	switch {
