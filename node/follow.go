@@ -65,7 +65,7 @@ func (m *membership) adoptMembers(state *coordinator.State) {
 		if member.Certificate != nil && len(member.Raw) > 0 {
 			m.node.peers.Admit(member.Certificate, member.Raw)
 		}
-		if member.Status != coordinator.Active {
+		if member.Status == coordinator.Revoked || member.Status == coordinator.Left && m.node.online.Load() == nil {
 			m.node.peers.Revoke(member.ID)
 		}
 	}
@@ -107,11 +107,27 @@ func (m *membership) enforceRevocations(state *coordinator.State) {
 			m.turnedAway(state)
 			continue
 		}
-		m.node.log.Info("member revoked", "peer", member.ID.Short(), "name", member.Certificate.Name, "status", member.Status.String())
-		m.plane.Drop(member.ID)
-		m.node.control.Disconnect(member.ID, control.ReasonRevoked)
-		m.node.socket.Forget(member.ID)
+		m.node.log.Info("membership ended", "peer", member.ID.Short(), "name", member.Certificate.Name, "status", member.Status.String())
+		if member.Status == coordinator.Left {
+			m.loops.Go(func() {
+				if sleep(m.ctx, leaveGrace) {
+					m.cut(member.ID)
+				}
+			})
+			continue
+		}
+		m.cut(member.ID)
 	}
+}
+
+// leaveGrace is how long who left in good order may still be spoken to: it has to hear that it is out.
+const leaveGrace = time.Second
+
+func (m *membership) cut(id identity.NodeID) {
+	m.node.peers.Revoke(id)
+	m.plane.Drop(id)
+	m.node.control.Disconnect(id, control.ReasonRevoked)
+	m.node.socket.Forget(id)
 }
 
 // turnedAway ends a node that the mesh has revoked.
