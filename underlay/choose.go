@@ -128,6 +128,9 @@ func (s *pathSet) answer(addr netip.AddrPort, relayed bool, rtt time.Duration, n
 		p.rtt += (rtt - p.rtt) / 4
 	}
 	p.heard, p.answered, p.waiting, p.missed = now, now, false, 0
+	if addr == s.active {
+		s.owed = -1
+	}
 	return s.settle(now)
 }
 
@@ -282,9 +285,10 @@ func (s *pathSet) due(p *pathState, now instant) bool {
 	case p.missed > 0:
 		return p == active || p.missed < deadAfter
 	case active != nil && (active.missed > 0 || s.owed >= 0 && now >= s.overdue(active)):
-		// The standby paths too, so that a working one is known when it is needed; not for a path that is merely stale.
-		return p == active || !s.stale(active)
-	case p == active && s.inUse(now) && now-p.heard >= probeInterval:
+		// The standby paths too, so that a working one is known when it is needed; not for a path that is merely stale, and not those
+		// that have just answered.
+		return p == active || !s.stale(active) && now-p.answered >= silenceMax
+	case p == active && s.owed < 0 && s.inUse(now) && now-p.heard >= probeInterval:
 		return true
 	}
 	return s.inUse(now) && now-p.answered >= measureInterval
@@ -320,7 +324,7 @@ func (s *pathSet) deadline(now instant) instant {
 		if s.sent >= 0 && now-s.sent < quietMin {
 			next = min(next, now+watchInterval)
 		}
-		if s.inUse(now) {
+		if s.owed < 0 && s.inUse(now) {
 			next = min(next, a.heard+probeInterval)
 		}
 		if s.owed >= 0 {
