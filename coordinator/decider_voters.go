@@ -11,7 +11,8 @@ import (
 //  1. A leader that is no longer a member gives leadership away; other voters that are no longer members are removed.
 //  2. Who is wanted (successors) is staged first: it receives the log without a vote. All that are wanted are staged before the
 //     first is promoted, so that the group is even for milliseconds only.
-//  3. A voter gone for Grace is removed when a staged successor has caught up; one gone for Shrink is removed anyway.
+//  3. A voter gone for Grace is removed when a staged successor has caught up; one gone for Shrink is removed anyway
+//     (see removeLost).
 //  4. A voter too many (an even group, nobody gone) is removed.
 //
 // No change leaves the group without a living majority; what would, waits.
@@ -107,9 +108,15 @@ func replaceOrPromote(s *State, o Observation) (Proposal, bool) {
 	return Proposal{Action: Promote, Node: ready[0], Why: "caught up"}, true
 }
 
+// removeLost waits for Shrink, for a voter that comes back is cheaper than one that is made. It waits for Grace only if the group
+// could bear no further loss now and could without the lost ones: two gone of five.
 func removeLost(s *State, o Observation) (Proposal, bool) {
+	patience, living := o.Timing.Shrink, len(livingVoters(s, o))
+	if living == len(o.Voters)/2+1 && VotersFor(living) >= 3 {
+		patience = o.Timing.Grace
+	}
 	for _, id := range o.Voters {
-		if id != o.Self && o.goneFor(id) >= o.Timing.Shrink && keepsMajority(s, o, without(o.Voters, id)) {
+		if id != o.Self && o.goneFor(id) >= patience && keepsMajority(s, o, without(o.Voters, id)) {
 			return Proposal{Action: RemoveVoter, Node: id, Why: "gone for good"}, true
 		}
 	}

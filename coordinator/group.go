@@ -34,7 +34,7 @@ type Config struct {
 	// Alive is gossip's view of a node. Nil: everybody in the table of peers that gossip calls alive.
 	Alive func(id identity.NodeID) bool
 	// OnState is called, coalesced and from one goroutine, after State or the view of the coordinators changed.
-	OnState func()
+	OnState  func()
 	wrapDisk func(disk) disk // tests put faults there
 	// NoSync leaves out fsync of the replicated log: for simulations, never for a real node.
 	NoSync bool

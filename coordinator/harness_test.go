@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -172,7 +173,7 @@ type member struct {
 	disk  *faultyDisk
 }
 
-// The identities are made once: a key takes a millisecond, and tests want none of the virtual clock's randomness.
+// The identities are made once, sorted by ID, so that traces do not depend on chance.
 var (
 	keysOnce sync.Once
 	keys     []*identity.Key
@@ -187,6 +188,7 @@ func testKey(i int) *identity.Key {
 			}
 			keys = append(keys, k)
 		}
+		slices.SortFunc(keys, func(a, b *identity.Key) int { return a.ID().Compare(b.ID()) })
 	})
 	return keys[i]
 }
