@@ -10,11 +10,14 @@ import (
 // neither the clock nor the socket; `instant` is the time since the socket was opened. The owner goroutine feeds it what happened
 // (answered, lastHeard, sent…) and carries out the actions it returns.
 //
-// Bytes: a probe is an opening request and its answer, with IPv4 and UDP headers 264+28 + 112+28 = 432 bytes.
-//   - Busy both ways: what arrives is proof enough; only the measurement every 10 s: 43 B/s a path.
+// Bytes: a probe is an opening request and its answer, with IPv6 and UDP headers 264+48 + 124+48 = 484 bytes.
+//   - Busy both ways: what arrives is proof enough; only the measurement every 10 s: 48 B/s a path.
 //   - Busy, but silent from there for 400 ms: one probe at once, then with doubling gaps.
-//   - Quiet, at most quietAfter since the last data: one probe in 2 s, at most 5: 2.2 KB.
-//   - Idle: nothing at all. A peer that is used in short bursts costs about 2.2 KB a burst: 250 KB a day are 113 bursts.
+//   - Quiet for less than quietAfter since the last data: one probe in 2 s, which stands for the other side's too, so 2: 968 bytes.
+//   - Idle: nothing at all, until it is sent something: then one probe from either side if the last answer is long ago: 968 bytes.
+//
+// So a peer that is used in bursts, minutes apart, costs some 2 KB a burst beyond the data: the 250 KB that an idle peer may cost in
+// a day are more than 120 bursts.
 
 // instant is a point in time: the duration since the socket was opened.
 type instant = time.Duration
@@ -26,7 +29,7 @@ const (
 	// probeInterval is the gap between probes of the active path of a peer in use from which nothing arrives.
 	probeInterval = 2 * time.Second
 	// quietAfter ends these probes once no data has passed for so long.
-	quietAfter = 10 * time.Second
+	quietAfter = 5 * time.Second
 	// measureInterval is the gap between measurements of each path of a peer in use, so that a faster one is noticed.
 	measureInterval = 10 * time.Second
 	// idleAfter puts a peer to sleep: no timer runs for it until it is sent something.
@@ -78,6 +81,7 @@ type pathSet struct {
 	sent      instant        // last packet sent
 	used      instant        // last tunnel data in either direction; -1: never
 	rechecked instant
+	patient   bool // the other side probes first; constant
 }
 
 // actionKind is what the owner has to do.
@@ -95,7 +99,9 @@ type action struct {
 	addr netip.AddrPort
 }
 
-func newPathSet() pathSet { return pathSet{owed: -1, used: -1, sent: -1} }
+func newPathSet(patient bool) pathSet {
+	return pathSet{owed: -1, used: -1, sent: -1, patient: patient}
+}
 
 // find returns the path with the address, or nil.
 func (s *pathSet) find(addr netip.AddrPort) *pathState {
@@ -226,6 +232,15 @@ func (s *pathSet) asleep(now instant) bool {
 	return (s.sent < 0 || now-s.sent >= idleAfter) && (s.used < 0 || now-s.used >= idleAfter)
 }
 
+// quietInterval is the gap between probes of a quiet path. One side of the pair is the patient one: it hears the other's probes, and
+// need not send its own.
+func (s *pathSet) quietInterval() time.Duration {
+	if s.patient {
+		return probeInterval + probeInterval/4
+	}
+	return probeInterval
+}
+
 // inUse reports whether tunnel data has passed lately.
 func (s *pathSet) inUse(now instant) bool { return s.used >= 0 && now-s.used < quietAfter }
 
@@ -288,7 +303,7 @@ func (s *pathSet) due(p *pathState, now instant) bool {
 		// The standby paths too, so that a working one is known when it is needed; not for a path that is merely stale, and not those
 		// that have just answered.
 		return p == active || !s.stale(active) && now-p.answered >= silenceMax
-	case p == active && s.owed < 0 && s.inUse(now) && now-p.heard >= probeInterval:
+	case p == active && s.owed < 0 && s.inUse(now) && now-p.heard >= s.quietInterval():
 		return true
 	}
 	return s.inUse(now) && now-p.answered >= measureInterval
@@ -325,7 +340,7 @@ func (s *pathSet) deadline(now instant) instant {
 			next = min(next, now+watchInterval)
 		}
 		if s.owed < 0 && s.inUse(now) {
-			next = min(next, a.heard+probeInterval)
+			next = min(next, a.heard+s.quietInterval())
 		}
 		if s.owed >= 0 {
 			next = min(next, s.overdue(a))

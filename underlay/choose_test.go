@@ -108,7 +108,7 @@ func traceName(a netip.AddrPort) string {
 }
 
 func replay(t *testing.T, script []byte) []byte {
-	tr := &tracer{t: t, set: newPathSet(), rtts: map[netip.AddrPort]time.Duration{}, due: map[netip.AddrPort]instant{}}
+	tr := &tracer{t: t, set: newPathSet(false), rtts: map[netip.AddrPort]time.Duration{}, due: map[netip.AddrPort]instant{}}
 	for lines := bufio.NewScanner(bytes.NewReader(script)); lines.Scan(); {
 		line := lines.Text()
 		if strings.HasPrefix(line, "\t") {

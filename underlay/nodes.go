@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"bytes"
 	"sync"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
@@ -64,12 +65,15 @@ func (s *Socket) nodeOf(key identity.WireGuardKey) *node {
 	}
 	n := t.byKey[key]
 	if n == nil {
-		n = &node{socket: s, key: key, addr: Addr{key}, paths: newPathSet(), born: s.now()}
+		n = &node{socket: s, key: key, addr: Addr{key}, paths: newPathSet(s.patientWith(key)), born: s.now()}
 		n.endpoint.node = n
 		t.byKey[key] = n
 	}
 	return n
 }
+
+// patientWith reports whether we leave probing a quiet path to the node with the key: of two nodes, the one with the larger key does.
+func (s *Socket) patientWith(key identity.WireGuardKey) bool { return bytes.Compare(s.public[:], key[:]) > 0 }
 
 // memberNode returns the node of a member; nil if it is none, revoked, or ourselves.
 func (s *Socket) memberNode(id identity.NodeID) *node {

@@ -244,7 +244,7 @@ func (o *owner) dropPaths(n *node, err error) {
 	for _, p := range n.paths.paths {
 		o.sources.remove(p.addr, n)
 	}
-	n.paths = newPathSet()
+	n.paths = newPathSet(o.patientWith(n.key))
 	n.hints = nil
 	n.active.Store(nil)
 	o.finish(n, err)
