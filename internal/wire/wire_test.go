@@ -73,3 +73,41 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 	})
 }
+
+func FuzzReadMessage(f *testing.F) {
+	var good bytes.Buffer
+	if err := WriteMessage(&good, sample{A: 7, B: []byte{1}, C: "x"}, 100); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good.Bytes())
+	f.Add([]byte{0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var v sample
+		if ReadMessage(bytes.NewReader(b), &v, 100) != nil {
+			return
+		}
+		var again bytes.Buffer
+		if err := WriteMessage(&again, v, 100); err != nil || !bytes.HasPrefix(b, again.Bytes()) {
+			t.Fatalf("%x is written as %x (%v)", b, again.Bytes(), err)
+		}
+	})
+}
+
+// TestHostileShapesAreCheap feeds what claims to be huge.
+func TestHostileShapesAreCheap(t *testing.T) {
+	deep := append(bytes.Repeat([]byte{0x81}, nestedMax+2), 0)
+	for name, b := range map[string][]byte{
+		"array of 2^32":       {0x9a, 0xff, 0xff, 0xff, 0xff},
+		"bytes of 2^63":       {0x83, 0x07, 0x5b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+		"nested":              deep,
+		"key twice":           {0xa2, 0x01, 0x02, 0x01, 0x03},
+		"more than elements":  {0x9a, 0x00, 0x01, 0x00, 0x01},
+		"number as the bytes": {0x83, 0x07, 0x07, 0x61, 'x'},
+	} {
+		for _, v := range []any{new(sample), new(any), new([]any), new(map[uint64]uint64)} {
+			if err := Unmarshal(b, v); err == nil && name != "number as the bytes" {
+				t.Errorf("%s into %T was read", name, v)
+			}
+		}
+	}
+}
