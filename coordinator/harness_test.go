@@ -268,13 +268,13 @@ func (m *member) tryJoin(ctx context.Context, via *member, token invitation.Toke
 
 func (m *member) join(via *member, token invitation.Token) *Group {
 	m.lab.t.Helper()
-	a, err := m.tryJoin(m.lab.t.Context(), via, token)
+	a, err := m.tryJoin(context.Background(), via, token)
 	if err != nil {
 		m.lab.t.Fatalf("%s joins via %s: %v", m.name, via.name, err)
 	}
 	g, err := Enrolled(m.config(), a)
 	m.up(g, err)
-	if err := g.Pull(m.lab.t.Context(), via.id()); err != nil {
+	if err := g.Pull(context.Background(), via.id()); err != nil {
 		m.lab.t.Fatalf("%s: %v", m.name, err)
 	}
 	return g
@@ -282,7 +282,7 @@ func (m *member) join(via *member, token invitation.Token) *Group {
 
 func (m *member) invite(spec InviteSpec) invitation.Token {
 	m.lab.t.Helper()
-	token, _, err := m.group.Invite(m.lab.t.Context(), spec)
+	token, _, err := m.group.Invite(context.Background(), spec)
 	if err != nil {
 		m.lab.t.Fatalf("%s invites: %v", m.name, err)
 	}
