@@ -7,7 +7,6 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/nat"
 )
 
@@ -288,110 +287,4 @@ func (o *owner) theyChallenged(n *node, from netip.AddrPort) {
 	if n.attempt != nil {
 		n.attempt.challenged[from] = true
 	}
-}
-
-// The strangers that are kept, and for how long without a QUIC packet from them: an enrolment follows the check at once or never.
-const (
-	strangersMax     = 256
-	strangerLife     = 30 * time.Second
-	strangerQUICLife = 60 * time.Second
-)
-
-// makeRoom removes strangers until there is room for one more: those without a path first, then the one that spoke the longest ago.
-func (o *owner) makeRoom() {
-	var oldest *node
-	count := 0
-	for _, n := range o.all() {
-		if n.member.Load() != nil {
-			continue
-		}
-		count++
-		if oldest == nil || olderStranger(n, oldest) {
-			oldest = n
-		}
-	}
-	if count >= strangersMax && oldest != nil {
-		o.removeStranger(oldest)
-	}
-}
-
-func olderStranger(a, b *node) bool {
-	if pa, pb := a.active.Load() != nil, b.active.Load() != nil; pa != pb {
-		return !pa
-	}
-	return max(a.born, instant(a.quic.Load())) < max(b.born, instant(b.quic.Load()))
-}
-
-// expired reports whether a stranger has had its time.
-func (n *node) expired(now instant) bool {
-	if q := instant(n.quic.Load()); q != 0 && now-q < strangerQUICLife {
-		return false
-	}
-	return n.attempt == nil && now-n.born >= strangerLife
-}
-
-// removeStranger forgets a node altogether. Nothing holds on to a stranger: the WireGuard device has never heard of it.
-func (o *owner) removeStranger(n *node) {
-	o.dropPaths(n, ErrUnknownNode)
-	o.nodes.remove(n)
-}
-
-// observed are our addresses as members see them.
-type observed struct {
-	mu     sync.Mutex
-	byAddr map[netip.AddrPort]map[identity.NodeID]instant
-}
-
-const (
-	observedMax     = 8  // addresses
-	observersMax    = 16 // members that say so, for each
-	observationLife = 10 * time.Minute
-)
-
-// note records that the member id sees us at addr.
-func (o *observed) note(addr netip.AddrPort, id identity.NodeID, now instant) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.byAddr == nil {
-		o.byAddr = map[netip.AddrPort]map[identity.NodeID]instant{}
-	}
-	o.forgetLocked(now)
-	who := o.byAddr[addr]
-	if who == nil {
-		if len(o.byAddr) >= observedMax {
-			return
-		}
-		who = map[identity.NodeID]instant{}
-		o.byAddr[addr] = who
-	}
-	if _, again := who[id]; again || len(who) < observersMax {
-		who[id] = now
-	}
-}
-
-func (o *observed) forgetLocked(now instant) {
-	for addr, who := range o.byAddr {
-		for id, at := range who {
-			if now-at >= observationLife {
-				delete(who, id)
-			}
-		}
-		if len(who) == 0 {
-			delete(o.byAddr, addr)
-		}
-	}
-}
-
-// Observed returns the addresses at which members have seen our packets come from lately, and how many say so. Behind a NAT these
-// are the mapped ones. A member can lie about it: an address that only one reports deserves less trust.
-func (s *Socket) Observed() map[netip.AddrPort]int {
-	o := &s.observed
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.forgetLocked(s.now())
-	out := map[netip.AddrPort]int{}
-	for addr, who := range o.byAddr {
-		out[addr] = len(who)
-	}
-	return out
 }

@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"bytes"
 	"net"
 	"net/netip"
 	"sync"
@@ -37,6 +38,7 @@ type node struct {
 	wireGuardKnown atomic.Bool                     // the WireGuard device has this peer
 	orphanAt       atomic.Int64                    // instant of the last report to OnOrphan
 	info           atomic.Pointer[PathInfo]
+	parked         atomic.Pointer[parked]
 
 	// The owner goroutine's.
 	paths      pathSet
@@ -75,8 +77,11 @@ func (n *node) send(bufs [][]byte, data bool) error {
 	n.noteSent(now, data)
 	r := n.active.Load()
 	if r == nil {
-		n.socket.stats.drop(dropNoPath, len(bufs))
 		n.askForPath()
+		if n.park(bufs, now) {
+			return nil
+		}
+		n.socket.stats.drop(dropNoPath, len(bufs))
 		return ErrNoPath
 	}
 	err := n.socket.bind.Send(bufs, r.endpoint)
@@ -89,6 +94,43 @@ func (n *node) send(bufs [][]byte, data bool) error {
 		return n.socket.bind.Send(bufs, plain.endpoint)
 	}
 	return err
+}
+
+// parked is a WireGuard handshake message that waits for a path.
+type parked struct {
+	data []byte
+	at   instant
+}
+
+const (
+	// parkLife is how long: the device repeats its handshake after 5 s.
+	parkLife = 4 * time.Second
+	// handshakeMax is the size of the largest, the initiation.
+	handshakeMax = 148
+)
+
+// park keeps a handshake message, the newest, for when there is a path: without it the first packet to a node that is being searched
+// would wait for the device's repetition.
+func (n *node) park(bufs [][]byte, now instant) bool {
+	if len(bufs) != 1 || len(bufs[0]) > handshakeMax || classify(bufs[0]) != classWireGuard || bufs[0][0] == wireGuardTransport {
+		return false
+	}
+	n.parked.Store(&parked{data: bytes.Clone(bufs[0]), at: now})
+	if n.active.Load() != nil { // found between the caller's look and the store
+		n.unpark()
+	}
+	return true
+}
+
+// unpark sends what was parked, if it is still worth it.
+func (n *node) unpark() {
+	p := n.parked.Swap(nil)
+	if p == nil || n.socket.now()-p.at >= parkLife {
+		return
+	}
+	if r := n.active.Load(); r != nil {
+		_ = n.socket.bind.Send([][]byte{p.data}, r.endpoint) // if lost, the device repeats it
+	}
 }
 
 // unstick replaces the route by one without a local address and returns it; nil if the address does not parse.

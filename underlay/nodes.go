@@ -73,7 +73,9 @@ func (s *Socket) nodeOf(key identity.WireGuardKey) *node {
 }
 
 // patientWith reports whether we leave probing a quiet path to the node with the key: of two nodes, the one with the larger key does.
-func (s *Socket) patientWith(key identity.WireGuardKey) bool { return bytes.Compare(s.public[:], key[:]) > 0 }
+func (s *Socket) patientWith(key identity.WireGuardKey) bool {
+	return bytes.Compare(s.public[:], key[:]) > 0
+}
 
 // memberNode returns the node of a member; nil if it is none, revoked, or ourselves.
 func (s *Socket) memberNode(id identity.NodeID) *node {

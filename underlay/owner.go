@@ -176,6 +176,7 @@ func (o *owner) handleAnswer(a answer) {
 	}
 	o.publish(n)
 	o.reached(n)
+	n.unpark()
 	o.step(n, o.now())
 }
 
@@ -196,7 +197,11 @@ func (o *owner) switchTo(n *node, addr netip.AddrPort) {
 	}
 	n.active.Store(&route{endpoint: e, source: o.sources.put(addr, n, o.now())})
 	o.publish(n)
-	o.log.Info("path chosen", "peer", n.name(), "addr", addr, "was", addrOfRoute(old), "rtt", n.paths.find(addr).rtt)
+	if was := addrOfRoute(old); was.IsValid() && was != addr {
+		o.log.Info("path changed", "peer", n.name(), "addr", addr, "was", was, "rtt", n.paths.find(addr).rtt)
+	} else {
+		o.log.Info("path found", "peer", n.name(), "addr", addr, "rtt", n.paths.find(addr).rtt)
+	}
 }
 
 func addrOfRoute(r *route) netip.AddrPort {
@@ -247,6 +252,7 @@ func (o *owner) dropPaths(n *node, err error) {
 	n.paths = newPathSet(o.patientWith(n.key))
 	n.hints = nil
 	n.active.Store(nil)
+	n.parked.Store(nil)
 	o.finish(n, err)
 	o.publish(n)
 }

@@ -203,6 +203,34 @@ func TestALostPathIsFoundOnDemand(t *testing.T) {
 	})
 }
 
+func TestAHandshakeWaitsForThePath(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var w underlaytest.Network
+		w.Set(underlaytest.Hooks{Latency: func(_, _ netip.AddrPort) time.Duration { return 10 * time.Millisecond }})
+		a, b := onNetwork(t, &w, 0, "192.0.2.1"), onNetwork(t, &w, 1, "192.0.2.2")
+		defer a.Close()
+		defer b.Close()
+		a.knows(b)
+		b.knows(a)
+		dev := attach(t, b.Socket)
+		defer dev.down()
+		ep, err := a.Bind().ParseEndpoint(b.id().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		initiation := make([]byte, handshakeMax)
+		initiation[0] = 1
+		began := time.Now()
+		if err := a.Bind().Send([][]byte{initiation}, ep); err != nil {
+			t.Fatal(err)
+		}
+		<-dev.got
+		if took := time.Since(began); took > 50*time.Millisecond {
+			t.Errorf("the first packet took %v, want two round trips at most", took)
+		}
+	})
+}
+
 func TestOrphansAreReported(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var w underlaytest.Network
