@@ -57,8 +57,8 @@ const (
 )
 
 const (
-	questionMax = 16 << 10  // an enrolment request is the largest
-	answerMax   = 512 << 10 // 2*auditKept entries of at most about 200 bytes in practice; longer ones are cut
+	questionMax = 16 << 10 // an enrolment request is the largest
+	answerMax   = 1 << 20  // auditKept entries of at most maxOutcomeBytes twice, and their other fields
 	leaderRetry = 50 * time.Millisecond
 	statusWait  = 700 * time.Millisecond // to learn who leads from all voters at once
 )
@@ -128,8 +128,8 @@ func (g *Group) decideOnce(ctx, seek context.Context, hint identity.NodeID, q qu
 // hopeless tells whether waiting for an election is in vain: nobody leads, and gossip says that most voters are gone.
 func (g *Group) hopeless() bool {
 	v := g.State().Coordinators
-	if v.Quorum || len(v.Voters) == 0 {
-		return false
+	if v.Quorum || len(v.Voters) == 0 || time.Since(g.began) < g.cfg.Timing.Poll {
+		return false // or gossip has not had the time to find anybody
 	}
 	alive := 0
 	for _, id := range v.Voters {

@@ -14,15 +14,20 @@
 //     against the mesh root and the whole against a head that a coordinator signed, and keep it in state.cbor.
 //
 // The deciders (deciders.go, decider_*.go) run on the leader: pure functions of the ledger, observations and the time, in a
-// table. Today they choose the voters and their issuer certificates. A further decider is one new file and one new row.
+// table. Today they choose the voters, get them issuer certificates, and renew members' certificates. A further decider is one
+// new file and one new row.
 //
-// Goroutines. Group owns two: steer (ticks the deciders, keeps a voter's or a member's duties: catching up, stepping down,
-// reopening a fenced replica) and keep (writes state.cbor). hashicorp/raft owns its own; replica.stop ends them all. Handlers
-// run on goroutines of the control package and end with their stream. Close stops everything and waits.
+// Goroutines. Group owns four: steer (ticks the deciders, and keeps this node's duties: reopening a fenced replica, giving up one
+// that lost its vote), fetch (pulls the state), keep (writes state.cbor) and announce (calls OnState). hashicorp/raft owns its
+// own, and replica.stop ends them all. Handlers run on goroutines of the control package and end with their stream. Close stops
+// everything and waits.
+//
+// Locks. Group.publishing and Group.mu are never held together; publish runs on raft's goroutines, also while Group.mu is held
+// to open a replica, and so must not take it. No lock is held across a wait for the network.
 //
 // Trust. A raft stream is accepted only from an active member that holds an issuer certificate signed by the mesh root or by
 // an issuer the root allowed to make issuers. Commands from the log are still verified: a certificate enters the ledger only
-// if it verifies there. A state pulled from a member may be old, but neither altered nor cut: its digest is signed.
+// if it verifies there. A coordinator is trusted with every decision while it leads; revoke it when it cannot be. A state pulled from a member may be old, but neither altered nor cut: its digest is signed.
 //
 // Files, all below Config.Dir in mesh/: state.cbor (every member), root.key (the founder), voter and raft/ (voters).
 // The folder appears by one rename, so that founding and enrolling leave either nothing or a member.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
@@ -39,6 +41,9 @@ func (g *Group) steer() {
 			return
 		}
 		r := g.tendReplica()
+		if r != nil {
+			r.streams.drop(func(id identity.NodeID) bool { return !g.state.Load().Active(id) })
+		}
 		switch {
 		case r == nil:
 			if g.hasForgotten() {
@@ -66,7 +71,7 @@ func (g *Group) tendReplica() *replica {
 	if r == nil {
 		defer g.mu.Unlock()
 		var damaged *DamagedError // does not heal by itself
-		if g.fault != nil && !errors.As(g.fault, &damaged) && !g.closed && !g.forgotten && !g.cfg.Now().Before(g.reopenAt) {
+		if g.fault != nil && !g.retiring && !errors.As(g.fault, &damaged) && !g.closed && !g.forgotten && !g.cfg.Now().Before(g.reopenAt) {
 			r, _ = g.reopenLocked()
 		}
 		return r
@@ -100,7 +105,7 @@ func (g *Group) keepView(r *replica) {
 func (g *Group) follow(r *replica) {
 	voters, staged := r.servers()
 	member := contains(voters, g.self) || contains(staged, g.self)
-	quiet := g.cfg.Now().Sub(r.raft.LastContact()) > 4*g.cfg.Timing.Election
+	quiet := time.Since(r.raft.LastContact()) > 4*g.cfg.Timing.Election
 	if len(voters) == 0 && !quiet {
 		return
 	}
@@ -139,9 +144,18 @@ func (g *Group) confirmRemoval(term uint64) {
 // resignLocally stops and wipes the replica, keeping the term: a leader of an older one can never again count on this node.
 func (g *Group) resignLocally(term uint64) error {
 	g.mu.Lock()
+	if g.retiring || g.closed {
+		g.mu.Unlock()
+		return nil
+	}
 	r := g.replica
-	g.replica, g.fault = nil, nil
+	g.replica, g.fault, g.retiring = nil, nil, true
 	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.retiring = false
+	}()
 	if r != nil {
 		term = max(term, r.raft.CurrentTerm())
 		g.keepView(r)
@@ -161,6 +175,16 @@ func (g *Group) lead(r *replica) {
 	if g.handing.Load() {
 		return // handover.go moves votes right now
 	}
+	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
+	err := g.ready(ctx, r)
+	cancel()
+	if err != nil {
+		return
+	}
+	if err := g.abdicateIfTooOld(r); err != nil {
+		g.cfg.Log.Error("coordinator: this node must not lead", "err", err)
+		return
+	}
 	o := g.observeMesh(r)
 	for _, d := range Deciders {
 		for i, p := range d.Decide(g.ledgerState(r), o) {
@@ -175,6 +199,19 @@ func (g *Group) lead(r *replica) {
 			poke(g.wake) // look again at once: a change of the group takes several steps
 		}
 	}
+}
+
+// abdicateIfTooOld gives leadership away when the ledger holds what this program does not understand: another voter may.
+func (g *Group) abdicateIfTooOld(r *replica) error {
+	var frozen error
+	r.machine.view(func(l *Ledger) { frozen = l.Frozen() })
+	if frozen == nil {
+		return nil
+	}
+	if voters, _ := r.servers(); len(voters) > 1 {
+		return errors.Join(frozen, r.wait(g.ctx, func() raft.Future { return r.raft.LeadershipTransfer() }))
+	}
+	return frozen
 }
 
 func (w *watcher) forgetSight() { w.alive, w.gone = nil, nil }
@@ -244,18 +281,18 @@ func (g *Group) carryOut(r *replica, p Proposal) error {
 	case SignIssuer:
 		return g.grantIssuer(ctx, r, p)
 	case Stage:
-		return wait(ctx, r.raft.AddNonvoter(id, addr, 0, limit).Error)
+		return r.wait(ctx, func() raft.Future { return r.raft.AddNonvoter(id, addr, 0, limit) })
 	case Promote:
-		return wait(ctx, r.raft.AddVoter(id, addr, 0, limit).Error)
+		return r.wait(ctx, func() raft.Future { return r.raft.AddVoter(id, addr, 0, limit) })
 	case RemoveVoter:
-		return wait(ctx, r.raft.RemoveServer(id, 0, limit).Error)
+		return r.wait(ctx, func() raft.Future { return r.raft.RemoveServer(id, 0, limit) })
 	case Transfer:
-		return wait(ctx, r.raft.LeadershipTransferToServer(id, addr).Error)
+		return r.wait(ctx, func() raft.Future { return r.raft.LeadershipTransferToServer(id, addr) })
 	case Reissue:
 		if err := g.ready(ctx, r); err != nil {
 			return err
 		}
-		return g.reissue(ctx, r, identity.NodeID{}, p.Node, "renewed", func(*certificate.Member) {})
+		return g.reissue(ctx, r, p.Node, change{name: "renewed", make: func(*certificate.Member) {}})
 	}
 	return nil
 }

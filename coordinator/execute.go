@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
@@ -73,7 +75,7 @@ func (g *Group) ready(ctx context.Context, r *replica) error {
 	if r.readyTerm.Load() == term {
 		return nil
 	}
-	if err := wait(ctx, r.raft.Barrier(g.cfg.Timing.RPC).Error); err != nil {
+	if err := r.wait(ctx, func() raft.Future { return r.raft.Barrier(g.cfg.Timing.RPC) }); err != nil {
 		return errNotLeader
 	}
 	r.readyTerm.Store(term)
@@ -180,7 +182,7 @@ func (g *Group) executeTag(ctx context.Context, r *replica, asker identity.NodeI
 	if r := validTags(tags); r != nil {
 		return nil, r
 	}
-	return nil, g.reissue(ctx, r, asker, b.Node, "tagged", func(m *certificate.Member) { m.Tags = tags })
+	return nil, g.reissue(ctx, r, b.Node, change{asker, "tagged", func(m *certificate.Member) { m.Tags = tags }})
 }
 
 type renameRequest struct {
@@ -198,24 +200,31 @@ func (g *Group) executeRename(ctx context.Context, r *replica, asker identity.No
 	if !holder.IsZero() && holder != b.Node {
 		return nil, refuse(RefusedRequest, "the name %s belongs to %s", b.Name, holder.Short())
 	}
-	return nil, g.reissue(ctx, r, asker, b.Node, "renamed", func(m *certificate.Member) { m.Name = b.Name })
+	return nil, g.reissue(ctx, r, b.Node, change{asker, "renamed", func(m *certificate.Member) { m.Name = b.Name }})
+}
+
+// change is what makes a member's next certificate differ from its last.
+type change struct {
+	asker identity.NodeID // zero: the group itself
+	name  string          // for the audit log
+	make  func(*certificate.Member)
 }
 
 // reissue signs a member's next certificate with a change, and proposes it; again when another change came first.
-func (g *Group) reissue(ctx context.Context, r *replica, asker, id identity.NodeID, what string, change func(*certificate.Member)) error {
+func (g *Group) reissue(ctx context.Context, r *replica, id identity.NodeID, c change) error {
 	for range admitTries {
 		m, ok := g.ledgerState(r).Member(id)
 		if !ok || m.Status != Active {
 			return refuse(RefusedNoMember, "%s is not an active member", id.Short())
 		}
 		now, next := g.cfg.Now(), *m.Certificate
-		change(&next)
+		c.make(&next)
 		next.NotBefore, next.NotAfter, next.Serial = now, now.Add(certificate.MemberLife), serial(now, m.Certificate.Serial)
 		raw, err := certificate.SignMember(g.cfg.Key, next)
 		if err != nil {
 			return fmt.Errorf("coordinator: sign the certificate of %s: %w", id.Short(), err)
 		}
-		_, err = g.propose(ctx, r, KindReissue, asker, reissueBody{Certificate: raw, Replaces: m.Certificate.Serial, Change: what})
+		_, err = g.propose(ctx, r, KindReissue, c.asker, reissueBody{Certificate: raw, Replaces: m.Certificate.Serial, Change: c.name})
 		if !errors.Is(err, errConflict) {
 			return err
 		}

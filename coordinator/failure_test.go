@@ -360,3 +360,100 @@ func TestMovedAwayLogDoesNotVoteTwice(t *testing.T) {
 		})
 	})
 }
+
+func TestLateVoterGetsASnapshot(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		first := l.node(0)
+		first.found()
+		token := first.invite(InviteSpec{Uses: 9})
+		for range snapshotAfter {
+			if err := first.group.CancelInvitation(t.Context(), first.invite(InviteSpec{}).ID()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(3 * snapshotInterval)
+		index, err := first.group.current().store.FirstIndex()
+		if err != nil || index < snapshotAfter {
+			t.Fatalf("the log was not cut: it begins at %d, %v", index, err)
+		}
+		for i := 1; i < 3; i++ {
+			l.node(i).join(first, token)
+		}
+		settle(l, 3)
+		first.kill()
+		l.eventually(5*time.Second, "a leader out of a snapshot", func() bool { return l.leader() != nil })
+		m := l.leader()
+		audit, err := m.group.Audit(t.Context())
+		if err != nil || audit.Dropped == 0 || audit.Verify() != nil {
+			t.Fatalf("audit log: %v, %d dropped", err, audit.Dropped)
+		}
+		m.close()
+		m.open()
+		l.node(3).join(l.nodes[2], token)
+	})
+}
+
+func TestTagsNamesAndAudit(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(3)
+		first, other := nodes[0], nodes[2]
+		if err := other.group.Tag(t.Context(), first.id(), []string{"server", "home"}); err != nil {
+			t.Fatal(err)
+		}
+		var refusal *Refused
+		if err := other.group.Rename(t.Context(), other.id(), "node-0"); !errors.As(err, &refusal) {
+			t.Errorf("took another's name: %v", err)
+		}
+		if err := other.group.Rename(t.Context(), other.id(), "nas"); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.group.Leave(t.Context(), first.id()); !errors.As(err, &refusal) {
+			t.Errorf("made another leave: %v", err)
+		}
+		l.eventually(20*time.Second, "both changes are here", func() bool {
+			a, _ := other.group.State().Member(first.id())
+			b, _ := first.group.State().Member(other.id())
+			return slices.Equal(a.Certificate.Tags, []string{"home", "server"}) && b.Certificate.Name == "nas"
+		})
+		audit, err := nodes[1].group.Audit(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(audit.Entries, func(e AuditEntry) bool {
+			return e.Action == "reissue" && e.Asker == other.id() && strings.HasSuffix(e.Subject, "renamed") && e.Outcome == "done"
+		}) {
+			t.Error("the audit log does not say who renamed")
+		}
+	})
+}
+
+// A node that pulls from a member gets all or nothing: a cut or altered state does not verify.
+func TestPulledStateCannotBeAltered(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(3)
+		first, victim := nodes[0], nodes[2]
+		if err := first.group.Revoke(t.Context(), nodes[1].id(), "lost"); err != nil {
+			t.Fatal(err)
+		}
+		s := first.group.State()
+		full := s.withHead(first.group.headOf(s))
+		try := func(change func(b *builder)) error {
+			b := newBuilder(full)
+			b.head = full.head
+			change(b)
+			return victim.group.adopt(b, first.id())
+		}
+		if err := try(func(b *builder) { delete(b.members, nodes[1].id()) }); !errors.Is(err, errHead) {
+			t.Errorf("a revocation was left out: %v", err)
+		}
+		if err := try(func(b *builder) { b.keyring.Version = 1 << 40 }); !errors.Is(err, errHead) {
+			t.Errorf("a version was made up: %v", err)
+		}
+		if err := try(func(b *builder) { b.head = nil }); !errors.Is(err, errNothingNewer) {
+			t.Errorf("a state without a head: %v", err)
+		}
+		if err := try(func(*builder) {}); err != nil || !victim.group.Trust().Revoked(nodes[1].id()) {
+			t.Errorf("the true one: %v", err)
+		}
+	})
+}

@@ -84,6 +84,7 @@ type Group struct {
 	root   *identity.RootKey
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+	began  time.Time
 
 	state    atomic.Pointer[State] // without the view of a voter, see State
 	dirty    chan struct{}         // to keep: state.cbor is out of date
@@ -101,6 +102,7 @@ type Group struct {
 	closed    bool
 	reopenAt  time.Time // a fenced replica is not opened again before
 	forgotten bool      // see hasForgotten
+	retiring  bool      // the replica is being wiped: none may be opened
 	fault     error     // why there is no replica although there should be
 
 	watch     watcher       // of the deciders; only steer uses it
@@ -111,7 +113,7 @@ type Group struct {
 
 // open starts a group on the folder Dir/mesh, which exists.
 func open(cfg Config) (*Group, error) {
-	g := &Group{cfg: cfg, self: cfg.Key.ID(), mesh: filepath.Join(cfg.Dir, meshDir),
+	g := &Group{cfg: cfg, self: cfg.Key.ID(), began: time.Now(), mesh: filepath.Join(cfg.Dir, meshDir),
 		dirty: make(chan struct{}, 1), news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pullFrom: make(chan identity.NodeID, 1),
 		pollNow: make(chan struct{}, 1), admitting: make(chan struct{}, 1)}
 	var seed [32]byte
@@ -264,7 +266,7 @@ func (g *Group) ownView(r *replica) Coordinators {
 		return g.state.Load().Coordinators
 	}
 	v := Coordinators{Leader: r.leader(), Term: r.raft.CurrentTerm(), Voters: voters, AsOf: g.cfg.Now()}
-	heard := g.cfg.Now().Sub(r.raft.LastContact()) < 2*g.cfg.Timing.Election
+	heard := time.Since(r.raft.LastContact()) < 2*g.cfg.Timing.Election
 	v.Quorum = r.leads() || (!v.Leader.IsZero() && v.Leader != g.self && heard)
 	return v
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/phantommesh/phantommesh/crypto/identity"
 )
 
@@ -45,7 +47,7 @@ func (g *Group) Handover(ctx context.Context) error {
 
 // giveLeadership makes another voter the leader.
 func (g *Group) giveLeadership(ctx context.Context, r *replica) error {
-	err := wait(ctx, r.raft.LeadershipTransfer().Error)
+	err := r.wait(ctx, func() raft.Future { return r.raft.LeadershipTransfer() })
 	if err != nil && r.leads() {
 		return fmt.Errorf("coordinator: hand leadership over: %w", err)
 	}
@@ -127,7 +129,7 @@ func (g *Group) executeResign(ctx context.Context, r *replica, asker identity.No
 	if !keepsMajority(g.ledgerState(r), o, without(voters, asker)) {
 		return nil, refuse(RefusedNotAllowed, "without %s's vote the group would have no majority", asker.Short())
 	}
-	return nil, wait(ctx, r.raft.RemoveServer(serverID(asker), 0, g.cfg.Timing.RPC).Error)
+	return nil, r.wait(ctx, func() raft.Future { return r.raft.RemoveServer(serverID(asker), 0, g.cfg.Timing.RPC) })
 }
 
 func contains(list []identity.NodeID, id identity.NodeID) bool {

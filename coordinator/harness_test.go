@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ type port struct {
 	mu       sync.Mutex
 	handlers map[string]func(context.Context, Stream)
 	strange  map[string]bool
-	group    *Group // to tell strangers from members
+	group    atomic.Pointer[Group] // to tell strangers from members
 	ctx      context.Context
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
@@ -119,8 +120,8 @@ func (p *port) Handle(protocol string, strangers bool, serve func(context.Contex
 
 func (p *port) peerAs(id identity.NodeID) Peer {
 	out := Peer{ID: id}
-	if p.group != nil {
-		if m, ok := p.group.state.Load().Member(id); ok && m.Status == Active {
+	if g := p.group.Load(); g != nil {
+		if m, ok := g.state.Load().Member(id); ok && m.Status == Active {
 			out.Member = m.Certificate
 		}
 	}
@@ -141,7 +142,7 @@ func (p *port) Open(ctx context.Context, id identity.NodeID, protocol string) (S
 	to.mu.Lock()
 	serve, strange := to.handlers[protocol], to.strange[protocol]
 	to.mu.Unlock()
-	if serve == nil || (!strange && to.group != nil && to.group.Trust().Revoked(p.self)) {
+	if serve == nil || (!strange && to.group.Load() != nil && to.group.Load().Trust().Revoked(p.self)) {
 		return nil, errRefusedStream
 	}
 	a, b := net.Pipe()
@@ -225,9 +226,7 @@ func (m *member) up(g *Group, err error) *Group {
 		m.lab.t.Fatalf("%s: %v", m.name, err)
 	}
 	m.group = g
-	m.port.mu.Lock()
-	m.port.group = g
-	m.port.mu.Unlock()
+	m.port.group.Store(g)
 	return g
 }
 

@@ -38,6 +38,7 @@ type replica struct {
 	streams *raftStreams
 	store   *raftboltdb.BoltStore
 
+	flights   flights
 	readyTerm atomic.Uint64 // term whose beginning is applied here, see Group.ready
 
 	contact contacts // which voters the leader cannot reach
@@ -86,6 +87,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 	r.machine = newMachine(c.changed, r.fence.fault)
 	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: r.streams, MaxPool: 2, Timeout: c.timing.RPC, Logger: logger, MsgpackUseNewTimeFormat: true,
+		MaxRPCsInFlight: inFlight,
 	})
 	transport := newFencedTransport(network, r.fence)
 	fenced := &fencedStore{disk: store, fence: r.fence}
@@ -109,6 +111,12 @@ func openReplica(c replicaConfig) (*replica, error) {
 
 const damagedLog = "if other coordinators are up, move this folder away and start again: this node comes back as a plain " +
 	"member and the group gives its vote to another; if this was the only coordinator, restore a backup (phantom restore)"
+
+// inFlight turns raft's pipelining off. In 1.8.0 a pipeline whose follower refuses an entry, as one with a full disk does, can
+// lock up for good: its reader has gone, its sender waits to hand over the next request, and then neither replication to that
+// follower nor Shutdown ever ends (net_transport.go netPipeline.AppendEntries, replication.go pipelineDecode). A ledger of a few
+// decisions a second loses nothing by it.
+const inFlight = 1
 
 // abandon closes what a replica that did not start holds.
 func (r *replica) abandon(transport *fencedTransport) {
@@ -187,6 +195,7 @@ func raftConfig(c replicaConfig, logger *raftLog) *raft.Config {
 // stop ends raft and every goroutine and file it holds. Safe on a fenced replica.
 func (r *replica) stop() {
 	r.streams.Close() // first: calls in flight end at once instead of at their deadline
+	r.flights.land()
 	r.raft.DeregisterObserver(r.obs)
 	r.raft.Shutdown().Error() // waits, and closes the transport
 	close(r.obsCh)
@@ -283,8 +292,9 @@ func (r *replica) propose(ctx context.Context, c Command, enqueue time.Duration)
 	if err != nil {
 		return Result{}, err
 	}
-	future := r.raft.Apply(data, enqueue)
-	if err := wait(ctx, future.Error); err != nil {
+	var future raft.ApplyFuture
+	err = r.wait(ctx, func() raft.Future { future = r.raft.Apply(data, enqueue); return future })
+	if err != nil {
 		return Result{}, proposalError(err)
 	}
 	res, ok := future.Response().(Result)
@@ -307,21 +317,8 @@ func proposalError(err error) error {
 
 // verify asks a majority whether we still lead; on a group cut in two it fails as soon as the lease ends.
 func (r *replica) verify(ctx context.Context) error {
-	if err := wait(ctx, r.raft.VerifyLeader().Error); err != nil {
+	if err := r.wait(ctx, r.raft.VerifyLeader); err != nil {
 		return errNotLeader
 	}
 	return nil
-}
-
-// wait runs a raft future's Error, which takes no context. The goroutine ends with the future, which raft answers at the latest
-// when it loses the lease or shuts down.
-func wait(ctx context.Context, future func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- future() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

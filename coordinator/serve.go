@@ -91,6 +91,8 @@ func (g *Group) replicaFor() (*replica, error) {
 	switch {
 	case g.closed:
 		return nil, ErrClosed
+	case g.retiring:
+		return nil, errFenced
 	case g.forgotten:
 		return nil, errForgotten
 	case g.replica != nil:

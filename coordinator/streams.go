@@ -118,6 +118,21 @@ func (s *raftStreams) forget(c *raftConn) {
 	delete(s.conns, c)
 }
 
+// drop closes the streams with nodes that match: those that are no longer members.
+func (s *raftStreams) drop(match func(identity.NodeID) bool) {
+	s.mu.Lock()
+	var out []*raftConn
+	for c := range s.conns {
+		if match(c.Peer().ID) {
+			out = append(out, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range out {
+		c.Close()
+	}
+}
+
 // serve hands an incoming stream to raft and returns when raft is done with it.
 func (s *raftStreams) serve(ctx context.Context, stream Stream) error {
 	c, err := s.track(stream)
