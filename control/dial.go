@@ -84,6 +84,7 @@ func (h *Host) run(d *dial, t target) {
 		err = h.register(c, d)
 	} else {
 		h.abandon(d, t)
+		h.tellRefused(err, g.theirs.tlsKey)
 	}
 	c.settle(err)
 	cancel()

@@ -41,6 +41,10 @@ type Config struct {
 	Chain func() *certificate.Chain
 	// Admit is told of every member whose valid chain was shown, with its signed bytes, before any stream of it is served.
 	Admit func(m *certificate.Member, raw []byte)
+	// Refused is told, besides the caller, when a node turns us away: at the hello, or later on a connection with it. A node that refuses a
+	// dialer does so before it has shown a hello: all that is proven is the TLS key, which the receiver compares with the member's it knows.
+	// It must not block. Optional.
+	Refused func(r *Refused, tlsKey [32]byte)
 	// Known reports whether a WireGuard key is a member's, so that strangers cannot take members' places. Optional.
 	Known func(identity.WireGuardKey) bool
 	// KeepAlive is the period of QUIC keep-alives, none if zero: idle connections then end after a minute.
@@ -131,6 +135,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Admit == nil {
 		cfg.Admit = func(*certificate.Member, []byte) {}
+	}
+	if cfg.Refused == nil {
+		cfg.Refused = func(*Refused, [32]byte) {}
 	}
 	if cfg.Known == nil {
 		cfg.Known = func(identity.WireGuardKey) bool { return false }

@@ -139,6 +139,14 @@ func translate(err error, peer identity.NodeID) error {
 	return fmt.Errorf("%w: %s: %v", ErrConnectionLost, peer.Short(), err)
 }
 
+// tellRefused lets the node know if err is that a node has turned us away.
+func (h *Host) tellRefused(err error, tlsKey [32]byte) {
+	var refused *Refused
+	if errors.As(err, &refused) && !refused.Ours && !refused.Peer.IsZero() {
+		h.cfg.Refused(refused, tlsKey)
+	}
+}
+
 // fromClose is the error for a connection that was closed with a reason.
 func fromClose(r Reason, text string, peer identity.NodeID, ours bool) error {
 	if text = showable(text); text == "" {

@@ -22,6 +22,19 @@ func wantRefused(t *testing.T, err error, r control.Reason, ours bool) {
 	}
 }
 
+// wantTold checks that the node itself learns who turned it away, with the key that this one has proven.
+func wantTold(t *testing.T, bad, good *controltest.Node, r control.Reason) {
+	t.Helper()
+	select {
+	case told := <-bad.Told:
+		if told.Refused.Code != uint64(r) || told.Refused.Peer != good.ID || told.TLSKey != good.Key.Public().Ed25519 {
+			t.Errorf("told %+v, want %q by %s", told, r, good.ID.Short())
+		}
+	case <-within(t).Done():
+		t.Error("the node was not told")
+	}
+}
+
 // revoke makes node distrust id.
 func revoke(t *testing.T, m *controltest.Mesh, node, victim *controltest.Node) {
 	t.Helper()
@@ -78,6 +91,7 @@ func TestWhoMayNotTalkIsToldWhy(t *testing.T) {
 			if err != nil && !strings.Contains(err.Error(), c.says) {
 				t.Errorf("the reason %q does not say %q", err, c.says)
 			}
+			wantTold(t, bad, good, c.reason)
 			_, err = good.Host.Open(within(t), bad.ID, "echo")
 			wantRefused(t, err, c.reason, true)
 			eventually(t, "nobody is connected", func() bool {
@@ -97,6 +111,7 @@ func TestARevocationReachesLiveConnections(t *testing.T) {
 	revoke(t, m, b, a)
 	_, err := a.Host.Open(within(t), b.ID, "echo")
 	wantRefused(t, err, control.ReasonRevoked, false)
+	wantTold(t, a, b, control.ReasonRevoked)
 }
 
 func TestStrangersGetOnlyWhatIsForAnyone(t *testing.T) {

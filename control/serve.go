@@ -18,7 +18,9 @@ func (c *connection) serve() {
 		if err != nil {
 			// Either the connection has ended or the Host is closing; then nobody else may know of this connection.
 			closeQUIC(c.quic, ReasonClosing, "")
-			h.log.Debug("control connection ended", "peer", c.peer.ID, "err", translate(err, c.peer.ID))
+			err = translate(err, c.peer.ID)
+			h.log.Debug("control connection ended", "peer", c.peer.ID, "err", err)
+			h.tellRefused(err, c.peer.Public.Ed25519)
 			return
 		}
 		if c.serving.Add(1) > c.streamsMax() {

@@ -29,6 +29,16 @@ func (n *Node) Doctor(context.Context) (*localapi.Doctor, error) {
 	return (*localapi.Doctor)(d), nil
 }
 
+// count is a number and its noun.
+func count(n int, noun string) string { return countOf(n, noun, noun+"s") }
+
+func countOf(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // findings collects.
 type findings localapi.Doctor
 
@@ -44,7 +54,7 @@ func (m *membership) checkQuorum(state *coordinator.State) localapi.Finding {
 	c := state.Coordinators
 	if c.Quorum {
 		return localapi.Finding{Check: "quorum", OK: true, Severity: localapi.SeverityInfo,
-			What: fmt.Sprintf("the mesh can decide: %d coordinators, leader %s", len(c.Voters), m.nameOf(state, c.Leader.String()))}
+			What: fmt.Sprintf("the mesh can decide: %s, leader %s", count(len(c.Voters), "coordinator"), m.nameOf(state, c.Leader.String()))}
 	}
 	var missing []string
 	for _, id := range c.Voters {
@@ -87,7 +97,12 @@ func (m *membership) checkPeers() localapi.Finding {
 		silent = append(silent, e.Member.Name)
 	}
 	f := localapi.Finding{Check: "peers", OK: true, Severity: localapi.SeverityInfo, What: fmt.Sprintf("%d of %d other members can be reached", alive, all)}
+	accuser := m.node.accuser()
 	switch {
+	case accuser != "":
+		f.OK, f.Severity, f.What = false, localapi.SeverityError, accuser+" says that this node's membership was revoked"
+		f.Why = "no coordinator has confirmed it yet; until then this node keeps trying"
+		f.Next = "ask who runs the mesh; if it is so, remove the state folder and join again with a new invitation"
 	case all == 0:
 		f.What, f.Next = "this node is the only member so far", "phantom invite makes a token for the next machine"
 	case alive == 0:
@@ -150,7 +165,7 @@ func (m *membership) checkEndpoints() localapi.Finding {
 	local := m.node.socket.LocalEndpoints()
 	if len(local) > 0 {
 		return localapi.Finding{Check: "endpoints", OK: true, Severity: localapi.SeverityInfo,
-			What: fmt.Sprintf("%d addresses are offered to others, first %s", len(local), local[0])}
+			What: fmt.Sprintf("offered to others: %s, first %s", countOf(len(local), "address", "addresses"), local[0])}
 	}
 	return localapi.Finding{Check: "endpoints", Severity: localapi.SeverityError, What: "this machine has no address that others could reach",
 		Why: "no network interface is up but the loopback one, or --listen names none of its addresses", Next: "connect it to a network, or check --listen"}

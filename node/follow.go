@@ -65,8 +65,8 @@ func (m *membership) adoptMembers(state *coordinator.State) {
 		if member.Certificate != nil && len(member.Raw) > 0 {
 			m.node.peers.Admit(member.Certificate, member.Raw)
 		}
-		if member.Status == coordinator.Revoked || member.Status == coordinator.Left && m.node.online.Load() == nil {
-			m.node.peers.Revoke(member.ID)
+		if member.Status != coordinator.Active && m.node.online.Load() == nil {
+			m.node.peers.Revoke(member.ID) // later, enforceRevocations does it: who is connected is to hear why
 		}
 	}
 }
@@ -104,7 +104,7 @@ func (m *membership) enforceRevocations(state *coordinator.State) {
 			continue
 		}
 		if member.ID == m.node.ID() {
-			m.turnedAway(state)
+			m.node.turnedAway(state.Mesh.Name, "the mesh's state says so")
 			continue
 		}
 		m.node.log.Info("membership ended", "peer", member.ID.Short(), "name", member.Certificate.Name, "status", member.Status.String())
@@ -123,18 +123,12 @@ func (m *membership) enforceRevocations(state *coordinator.State) {
 // leaveGrace is how long who left in good order may still be spoken to: it has to hear that it is out.
 const leaveGrace = time.Second
 
+// cut ends all there is with a node. Its connections are closed first, while there is a path on which it can hear why.
 func (m *membership) cut(id identity.NodeID) {
+	m.node.control.Disconnect(id, control.ReasonRevoked)
 	m.node.peers.Revoke(id)
 	m.plane.Drop(id)
-	m.node.control.Disconnect(id, control.ReasonRevoked)
 	m.node.socket.Forget(id)
-}
-
-// turnedAway ends a node that the mesh has revoked.
-func (m *membership) turnedAway(state *coordinator.State) {
-	m.node.log.Error("this node's membership was revoked", "mesh", state.Mesh.Name)
-	m.node.finish(failed("this node was cut off from "+state.Mesh.Name, &coordinator.Refused{
-		Code: coordinator.RefusedRevoked, Reason: "its membership was revoked; to join again, remove the state folder and ask for a new invitation"}))
 }
 
 // spreadVersion tells the others of a state that is newer than what they may have, once for each version.

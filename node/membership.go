@@ -123,6 +123,11 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 		m.fetchMembers(state.Coordinators.Leader)
 	}
 	m.awaitLeader(state)
+	if state.Version > 0 {
+		if err := m.firstWord(state); err != nil {
+			return err
+		}
+	}
 	n.online.Store(m)
 	n.phase.Store(localapi.StateOnline)
 	n.log.Info("online", "mesh", state.Mesh.Name, "peer", n.ID().Short(), "addresses", self.Certificate.Addresses(), "port", n.socket.Port())

@@ -58,8 +58,9 @@ type Node struct {
 	mesh, online atomic.Pointer[membership]
 	// entering is held by whoever founds, joins or stops: one at a time.
 	entering sync.Mutex
-	phase    atomic.Value // localapi.StateOnline and so on
-	leaving  atomic.Bool  // the membership was given up: erase it at the end
+	phase    atomic.Value                    // localapi.StateOnline and so on
+	leaving  atomic.Bool                     // the membership was given up: erase it at the end
+	outcast  atomic.Pointer[identity.NodeID] // a member that says we were revoked, whose word alone does not end us
 
 	ready    chan struct{} // closed when Enter may be asked for
 	stop     chan struct{} // closed when the node shall end
@@ -110,7 +111,8 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	n.control, err = control.New(control.Config{
-		Key: n.key, Network: n.socket, Trust: n.trust, Chain: n.chain, Known: n.isMemberKey, Rand: n.cfg.Rand, Log: n.log,
+		Key: n.key, Network: n.socket, Trust: n.trust, Chain: n.chain, Known: n.isMemberKey, Refused: n.refusedBy, Rand: n.cfg.Rand,
+		Log: n.log,
 	})
 	return err
 }

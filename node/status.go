@@ -148,6 +148,9 @@ func (m *membership) health(state *coordinator.State, peers []localapi.Peer) loc
 	if !state.Coordinators.Quorum {
 		out = append(out, "no quorum: decisions (invite, join, revoke) wait until most coordinators are back; traffic goes on")
 	}
+	if who := m.node.accuser(); who != "" {
+		out = append(out, who+" says that this node was revoked: see phantom doctor")
+	}
 	alive := 0
 	for _, p := range peers {
 		if p.State == peer.Alive.String() {

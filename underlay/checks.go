@@ -239,9 +239,6 @@ func (o *owner) requester(m *nat.Message, from netip.AddrPort, now instant) (*no
 	if m.Sender == o.public || m.Sender.IsZero() {
 		return nil, dropForged
 	}
-	if o.nodes.isRevoked(m.Sender) {
-		return nil, dropRevoked
-	}
 	if !m.Keyed && m.Size < nat.OpeningSize {
 		return nil, dropMalformed
 	}
@@ -265,7 +262,7 @@ func (o *owner) requester(m *nat.Message, from netip.AddrPort, now instant) (*no
 // newRequester makes a node of a key that we see for the first time.
 func (o *owner) newRequester(m *nat.Message, from netip.AddrPort, now instant) (*node, dropReason) {
 	if e, ok := o.peers.ByKey(m.Sender); ok {
-		return o.memberNode(e.ID), dropRevoked
+		return o.memberNode(e.ID), dropStranger
 	}
 	if m.Size < nat.OpeningSize || !o.newKeys.allow(from.Addr(), now) || !o.newKeysTotal.take(newKeysTotal, now) {
 		return nil, dropLimited
@@ -275,7 +272,7 @@ func (o *owner) newRequester(m *nat.Message, from netip.AddrPort, now instant) (
 	if n != nil {
 		n.born = now
 	}
-	return n, dropRevoked
+	return n, dropStranger
 }
 
 // theyChallenged notes that the node has had a keyed answer of ours from the address: it has validated it, as far as we can know.

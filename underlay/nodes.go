@@ -7,12 +7,11 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 )
 
-// nodeTable finds nodes by key. Members stay in it for good, as the WireGuard device keeps pointers to their endpoints; strangers
-// go when they have been quiet.
+// nodeTable finds nodes by key. Members stay in it until they are revoked, as the WireGuard device keeps pointers to their
+// endpoints; strangers go when they have been quiet.
 type nodeTable struct {
-	mu      sync.Mutex
-	byKey   map[identity.WireGuardKey]*node
-	revoked map[identity.WireGuardKey]bool
+	mu    sync.Mutex
+	byKey map[identity.WireGuardKey]*node
 }
 
 func (t *nodeTable) get(key identity.WireGuardKey) *node {
@@ -21,17 +20,11 @@ func (t *nodeTable) get(key identity.WireGuardKey) *node {
 	return t.byKey[key]
 }
 
-func (t *nodeTable) isRevoked(key identity.WireGuardKey) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.revoked[key]
-}
-
-// has reports whether n is still the node of its key, and not revoked.
+// has reports whether n is still the node of its key: one that was revoked, or a stranger that had its time, is not.
 func (t *nodeTable) has(n *node) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.byKey[n.key] == n && !t.revoked[n.key]
+	return t.byKey[n.key] == n
 }
 
 // appendAll appends every node to list.
@@ -52,7 +45,7 @@ func (t *nodeTable) remove(n *node) {
 	}
 }
 
-// nodeOf returns the node of the key, a new one if need be; nil for our own key and for revoked ones.
+// nodeOf returns the node of the key, a new one if need be; nil for our own key.
 func (s *Socket) nodeOf(key identity.WireGuardKey) *node {
 	if key == s.public || key.IsZero() {
 		return nil
@@ -60,9 +53,6 @@ func (s *Socket) nodeOf(key identity.WireGuardKey) *node {
 	t := &s.nodes
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.revoked[key] {
-		return nil
-	}
 	n := t.byKey[key]
 	if n == nil {
 		n = &node{socket: s, key: key, addr: Addr{key}, paths: newPathSet(s.patientWith(key)), born: s.now()}
@@ -88,10 +78,21 @@ func (s *Socket) memberNode(id identity.NodeID) *node {
 		return nil
 	}
 	n := s.nodeOf(e.Member.Public.WireGuard)
-	if n != nil && n.member.Load() == nil {
-		n.member.Store(&id)
+	if n == nil || n.member.Load() == nil && !n.admit(id) {
+		return nil
 	}
 	return n
+}
+
+// admit makes a stranger the member that it is, unless that was revoked at the same moment: the owner, which takes the revoked out,
+// may have passed already.
+func (n *node) admit(id identity.NodeID) bool {
+	n.member.Store(&id)
+	if e, ok := n.socket.peers.Get(id); ok && e.Revoked {
+		n.member.Store(nil)
+		return false
+	}
+	return true
 }
 
 // memberID returns the ID of the member the node is, nil for a stranger. A stranger whose key the peer table knows by now becomes
@@ -104,6 +105,8 @@ func (n *node) memberID() *identity.NodeID {
 	if !ok || e.Revoked {
 		return nil
 	}
-	n.member.Store(&e.ID)
+	if !n.admit(e.ID) {
+		return nil
+	}
 	return &e.ID
 }

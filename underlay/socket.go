@@ -136,7 +136,7 @@ func newSocket(cfg Config) *Socket {
 	return &Socket{
 		key: cfg.Key, public: cfg.Key.Public().WireGuard, peers: cfg.Peers, bind: cfg.Bind, cfg: cfg, log: cfg.Log,
 		listen: listenSet(cfg.Listen), start: time.Now(), wakeup: make([]byte, 16),
-		nodes:   nodeTable{byKey: map[identity.WireGuardKey]*node{}, revoked: map[identity.WireGuardKey]bool{}},
+		nodes:   nodeTable{byKey: map[identity.WireGuardKey]*node{}},
 		knocks:  newLimiter(knocks),
 		newKeys: newLimiter(newKeys),
 

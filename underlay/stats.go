@@ -17,12 +17,11 @@ const (
 	dropRelay                         // a relay frame, and no relay in this build takes it
 	dropNoDevice                      // WireGuard, and no device is attached
 	dropNoPath                        // to be sent, and there is no path
-	dropRevoked                       // from a revoked node
 	dropReasons
 )
 
 var dropNames = [dropReasons]string{
-	"unknown", "stranger", "not_listened", "limited", "queue_full", "malformed", "forged", "unasked", "relay", "no_device", "no_path", "revoked",
+	"unknown", "stranger", "not_listened", "limited", "queue_full", "malformed", "forged", "unasked", "relay", "no_device", "no_path",
 }
 
 var classNames = [classes]string{"unknown", "wireguard", "stun", "quic", "gossip", "relay"}

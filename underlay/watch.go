@@ -84,8 +84,8 @@ func (s *Socket) Paths() []PathInfo {
 	return out
 }
 
-// Forget drops all paths to a node, and what was hinted about it, before it returns. A revoked node is ignored from then on; another
-// may be found anew.
+// Forget drops all paths to a node, and what was hinted about it, before it returns. A revoked node is a stranger from then on:
+// it may come and hear over QUIC that it was revoked, and nothing else. Another may be found anew.
 func (s *Socket) Forget(id identity.NodeID) {
 	e, ok := s.peers.Get(id)
 	if !ok {
@@ -118,19 +118,18 @@ func (o *owner) isRevokedNow(id identity.NodeID) bool {
 	return ok && e.Revoked
 }
 
-// revoke ignores a key from now on. The node object stays, as the WireGuard device may still point to its endpoint, but it is no
-// member's any more and has no path.
+// revoke takes a member's key for a stranger's from now on. Its node leaves the table without a path: the WireGuard device may still
+// point to the endpoint, over which nothing can be sent any more. What the key's holder does next, a new node stands for.
 func (o *owner) revoke(key identity.WireGuardKey) {
-	o.nodes.mu.Lock()
-	again := o.nodes.revoked[key]
-	o.nodes.revoked[key] = true
-	n := o.nodes.byKey[key]
-	o.nodes.mu.Unlock()
-	if n != nil && (!again || n.active.Load() != nil) {
-		n.member.Store(nil)
-		o.dropPaths(n, ErrUnknownNode)
-		o.log.Info("paths of a revoked node dropped", "peer", n.name())
+	n := o.nodes.get(key)
+	if n == nil || n.member.Load() == nil {
+		return // never met, or a stranger already
 	}
+	name := n.name()
+	n.member.Store(nil)
+	o.dropPaths(n, ErrUnknownNode)
+	o.nodes.remove(n)
+	o.log.Info("paths of a revoked node dropped", "peer", name)
 }
 
 // command runs f on the owner.

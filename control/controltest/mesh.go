@@ -36,7 +36,18 @@ type Node struct {
 	Peers *peer.Table // knows all members of the mesh
 	Trust atomic.Pointer[certificate.Trust]
 	Chain atomic.Pointer[certificate.Chain]
+	// Told receives how others turned this node away; what does not fit is lost.
+	Told chan Told
 }
+
+// Told is what control.Config.Refused was called with.
+type Told struct {
+	Refused *control.Refused
+	TLSKey  [32]byte
+}
+
+// toldMax is more than any test provokes.
+const toldMax = 16
 
 // New makes a mesh of n members, all with a running Host and each in the other's table. The test's cleanup closes them.
 func New(t testing.TB, n int) *Mesh {
@@ -101,7 +112,7 @@ func (m *Mesh) Stranger() *Node {
 	if err != nil {
 		m.T.Fatal(err)
 	}
-	node := &Node{Mesh: m, Key: key, ID: key.ID(), Name: fmt.Sprintf("node-%d", len(m.Nodes)), Peers: peer.NewTable(key.ID())}
+	node := &Node{Mesh: m, Key: key, ID: key.ID(), Name: fmt.Sprintf("node-%d", len(m.Nodes)), Peers: peer.NewTable(key.ID()), Told: make(chan Told, toldMax)}
 	m.Nodes = append(m.Nodes, node)
 	node.Start()
 	m.T.Cleanup(func() { node.Stop() })
@@ -134,6 +145,12 @@ func (n *Node) Start() {
 	n.Port = n.Mesh.Network.Attach(n.Key.Public())
 	host, err := control.New(control.Config{
 		Key: n.Key, Network: n.Port, Trust: n.Trust.Load, Chain: n.Chain.Load, Admit: n.Peers.Admit,
+		Refused: func(r *control.Refused, key [32]byte) {
+			select {
+			case n.Told <- Told{r, key}:
+			default:
+			}
+		},
 		Known: func(k identity.WireGuardKey) bool { _, ok := n.Peers.ByKey(k); return ok },
 	})
 	if err != nil {

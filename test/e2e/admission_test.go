@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -72,6 +74,32 @@ func TestARevokedNodeIsCutOffEverywhereWithinFiveSeconds(t *testing.T) {
 		if n.Host.PingOnce(addr) == nil {
 			t.Errorf("%s reaches the revoked node after its restart", n.Name)
 		}
+	}
+}
+
+func TestANodeThatWasRevokedWhileItWasAwayIsToldWhenItReturns(t *testing.T) {
+	need(t)
+	_, nodes := mesh.Grow(t, 3)
+	mesh.Everybody(t, settled, nodes...)
+	gone, rest := nodes[2], nodes[:2]
+	gone.Kill()
+	rest[1].Must("revoke", gone.Name)
+	gone.StartOnly()
+	err := lab.Eventually(settled, func() error {
+		if gone.Process.Running() {
+			return errors.New("the revoked node still runs")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := gone.Process.Output(); !bytes.Contains(out, []byte("its membership was revoked")) {
+		t.Errorf("it does not say why: %s", out)
+	}
+	r := gone.Do("up", gone.Flags...)
+	if r.Code != mesh.Refused || !strings.Contains(r.Stderr, "revoked") {
+		t.Errorf("phantom up: exit code %d, %s", r.Code, r.Stderr)
 	}
 }
 
