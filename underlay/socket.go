@@ -33,7 +33,7 @@ const (
 type Config struct {
 	Key   *identity.Key
 	Peers *peer.Table
-	// Bind opens the UDP sockets; nil: conn.NewStdNetBind(). The simulator and tests give their own. The endpoints its ReceiveFuncs
+	// Bind opens the UDP sockets; nil: the system's (udp.go). The simulator and tests give their own. The endpoints its ReceiveFuncs
 	// return must stay valid; *conn.StdNetEndpoint, or anything with Addr and Port methods, is read fastest.
 	Bind conn.Bind
 	// Port is the UDP port, 0 for any.
@@ -100,7 +100,7 @@ func Open(cfg Config) (*Socket, error) {
 		return nil, errors.New("underlay: Config needs Key and Peers")
 	}
 	if cfg.Bind == nil {
-		cfg.Bind = conn.NewStdNetBind()
+		cfg.Bind = newUDPBind()
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
