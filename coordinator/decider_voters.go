@@ -68,11 +68,21 @@ func dropStaged(s *State, o Observation) (Proposal, bool) {
 			return Proposal{Action: RemoveVoter, Node: id, Why: "gone while it caught up"}, true
 		case o.alive(id) && !slices.Contains(candidates(s, o), id):
 			continue // alive, but not yet stable again
+		case recentlyGone(o):
+			continue // who is needed may be different when it comes back
 		case o.alive(id) && !slices.Contains(successors(s, o), id):
 			return Proposal{Action: RemoveVoter, Node: id, Why: "no longer needed"}, true
 		}
 	}
 	return Proposal{}, false
+}
+
+// recentlyGone tells whether a server is away and may still come back.
+func recentlyGone(o Observation) bool {
+	return slices.ContainsFunc(append(slices.Clone(o.Voters), o.Staged...), func(id identity.NodeID) bool {
+		_, gone := o.Gone[id]
+		return gone && o.goneFor(id) < o.Timing.Grace
+	})
 }
 
 func stageSuccessor(s *State, o Observation) (Proposal, bool) {
@@ -123,10 +133,20 @@ func removeLost(s *State, o Observation) (Proposal, bool) {
 	return Proposal{}, false
 }
 
+// pending tells whether a member without a vote is alive and not yet stable: it will soon be a candidate.
+func pending(s *State, o Observation) bool {
+	for id, since := range o.Alive {
+		if s.Active(id) && !slices.Contains(o.Voters, id) && o.Now.Sub(since) < o.Timing.Stable {
+			return true
+		}
+	}
+	return false
+}
+
 // removeSurplus makes an even group odd again when all of it is alive and nobody is there to fill it up.
 func removeSurplus(s *State, o Observation) (Proposal, bool) {
 	living := livingVoters(s, o)
-	if len(living) < len(o.Voters) || len(o.Voters) <= VotersFor(len(o.Voters)) || len(successors(s, o)) > 0 {
+	if pending(s, o) || len(living) < len(o.Voters) || len(o.Voters) <= VotersFor(len(o.Voters)) || len(successors(s, o)) > 0 {
 		return Proposal{}, false
 	}
 	var pick identity.NodeID

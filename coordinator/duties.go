@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -228,8 +229,9 @@ func (g *Group) observeMesh(r *replica) Observation {
 	o := Observation{Self: g.self, Now: now, Timing: g.cfg.Timing, Alive: w.alive, Gone: w.gone,
 		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}}
 	o.Voters, o.Staged = r.servers()
+	r.contact.keep(append(slices.Clone(o.Voters), o.Staged...)...)
 	for _, m := range g.state.Load().Members {
-		seen := m.Status == Active && (m.ID == g.self || (g.cfg.Alive(m.ID) && !r.contact.fails(m.ID)))
+		seen := m.Status == Active && (m.ID == g.self || (g.cfg.Alive(m.ID) && !r.contact.fails(m.ID, 2*g.cfg.Timing.Heartbeat)))
 		from, to := w.gone, w.alive
 		if !seen {
 			from, to = w.alive, w.gone

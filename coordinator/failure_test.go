@@ -10,9 +10,18 @@ import (
 	"time"
 )
 
+// settle waits until the group has its size in the eyes of all its voters: then the last change is committed.
 func settle(l *lab, n int) {
 	l.t.Helper()
-	l.eventually(30*time.Second, "the group has its size", func() bool { return l.voters() == n })
+	l.eventually(30*time.Second, "the group has its size", func() bool {
+		agree := 0
+		for _, m := range l.nodes {
+			if m.group != nil && m.group.Voting() && l.votersOf(m) == n && contains(m.group.State().Coordinators.Voters, m.id()) {
+				agree++
+			}
+		}
+		return agree == n && l.voters() == n
+	})
 }
 
 func TestKilledLeaderIsReplacedAndNothingIsLost(t *testing.T) {

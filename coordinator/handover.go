@@ -45,13 +45,22 @@ func (g *Group) Handover(ctx context.Context) error {
 	return g.resignLocally(r.raft.CurrentTerm())
 }
 
+// transferTries: a transfer has one election timeout to succeed, and a heartbeat that crosses it can spoil it.
+const transferTries = 4
+
 // giveLeadership makes another voter the leader.
 func (g *Group) giveLeadership(ctx context.Context, r *replica) error {
-	err := r.wait(ctx, func() raft.Future { return r.raft.LeadershipTransfer() })
-	if err != nil && r.leads() {
-		return fmt.Errorf("coordinator: hand leadership over: %w", err)
+	var err error
+	for range transferTries {
+		err = r.wait(ctx, func() raft.Future { return r.raft.LeadershipTransfer() })
+		if err == nil || !r.leads() {
+			return nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
 	}
-	return nil
+	return fmt.Errorf("coordinator: hand leadership over: %w", err)
 }
 
 const handoverPoll = 20 * time.Millisecond
@@ -122,7 +131,7 @@ func (g *Group) executeResign(ctx context.Context, r *replica, asker identity.No
 	}
 	o := Observation{Self: g.self, Now: g.cfg.Now(), Alive: map[identity.NodeID]time.Time{}}
 	for _, id := range voters {
-		if id == g.self || !r.contact.fails(id) {
+		if id == g.self || !r.contact.fails(id, 0) {
 			o.Alive[id] = time.Time{}
 		}
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -227,8 +229,8 @@ func (r *replica) observe() {
 // contacts remembers to whom a leader's heartbeats fail.
 type contacts struct {
 	mu      sync.Mutex
-	failing map[raft.ServerID]struct{}
-	changed func() // constant
+	failing map[raft.ServerID]time.Time // since when
+	changed func()                      // constant
 }
 
 func (c *contacts) note(data any) {
@@ -236,10 +238,10 @@ func (c *contacts) note(data any) {
 	switch d := data.(type) {
 	case raft.FailedHeartbeatObservation:
 		if c.failing == nil {
-			c.failing = map[raft.ServerID]struct{}{}
+			c.failing = map[raft.ServerID]time.Time{}
 		}
-		if len(c.failing) < maxServers {
-			c.failing[d.PeerID] = struct{}{}
+		if _, known := c.failing[d.PeerID]; !known && len(c.failing) < maxServers {
+			c.failing[d.PeerID] = time.Now()
 		}
 	case raft.ResumedHeartbeatObservation:
 		delete(c.failing, d.PeerID)
@@ -250,11 +252,21 @@ func (c *contacts) note(data any) {
 	c.changed()
 }
 
-func (c *contacts) fails(id identity.NodeID) bool {
+// fails tells whether no heartbeat has reached a node for longer than patience: one that is lost on the way is no verdict.
+func (c *contacts) fails(id identity.NodeID, patience time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, ok := c.failing[serverID(id)]
-	return ok
+	since, ok := c.failing[serverID(id)]
+	return ok && time.Since(since) > patience
+}
+
+// keep forgets those that are no longer servers: nobody would ever tell that they can be reached again.
+func (c *contacts) keep(servers ...identity.NodeID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.failing, func(id raft.ServerID, _ time.Time) bool {
+		return !slices.ContainsFunc(servers, func(s identity.NodeID) bool { return serverID(s) == id })
+	})
 }
 
 func (r *replica) leads() bool { return r.raft.State() == raft.Leader }

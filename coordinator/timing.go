@@ -24,7 +24,7 @@ type Timing struct {
 func LAN() Timing {
 	return Timing{
 		Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 250 * time.Millisecond,
-		Commit: 50 * time.Millisecond, RPC: time.Second, Tick: 500 * time.Millisecond,
+		Commit: 200 * time.Millisecond, RPC: time.Second, Tick: 500 * time.Millisecond,
 		Stable: 3 * time.Second, Grace: 15 * time.Second, Shrink: 60 * time.Second,
 		Ask: 2 * time.Second, Decide: 5 * time.Second, Poll: 5 * time.Second,
 	}
@@ -34,7 +34,7 @@ func LAN() Timing {
 func WAN() Timing {
 	return Timing{
 		Heartbeat: 1200 * time.Millisecond, Election: 1200 * time.Millisecond, Lease: time.Second,
-		Commit: 100 * time.Millisecond, RPC: 4 * time.Second, Tick: 500 * time.Millisecond,
+		Commit: 400 * time.Millisecond, RPC: 4 * time.Second, Tick: 500 * time.Millisecond,
 		Stable: 15 * time.Second, Grace: 60 * time.Second, Shrink: 240 * time.Second,
 		Ask: 2500 * time.Millisecond, Decide: 10 * time.Second, Poll: 10 * time.Second,
 	}
