@@ -1,6 +1,6 @@
 // Command bench measures what docs/performance.md states and prints it as Markdown tables.
 //
-//	go run ./test/bench [-only micro,throughput,join,memory,failover] [-pairs N] [-seconds N] [-joins N]
+//	go run ./test/bench [-only micro,throughput,join,idle,exchange,failover] [-pairs N] [-seconds N] [-joins N]
 //
 // In order:
 //
@@ -8,8 +8,9 @@
 //  2. throughput: iperf3 between two namespaces, phantom's tunnel against wgplain (the same
 //     library alone), in alternating runs, so that a drifting machine harms both alike.
 //  3. join: from starting `phantom join` on a machine with no state to the first ping reply.
-//  4. memory: resident memory of each node of an idle five-node mesh.
-//  5. failover: from kill -9 of the leader to a new one, and to the next decision taken.
+//  4. idle: memory, CPU and traffic of each node of an idle five-node mesh.
+//  5. exchange: what the first ping between two nodes costs, and what the next one does.
+//  6. failover: from kill -9 of the leader to a new one, and to the next decision taken.
 //
 // Medians are printed with minimum and maximum; a ratio is the median of the ratios of the pairs.
 // All but micro need root. The program owns no goroutine; a lab's reaper cleans up after it.

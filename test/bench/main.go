@@ -31,7 +31,8 @@ var measurements = []measurement{
 	{"micro", nil, micro},
 	{"throughput", []string{"iperf3", lab.TUN}, throughput},
 	{"join", []string{"ping", lab.TUN}, join},
-	{"memory", []string{"ping", lab.TUN}, memory},
+	{"idle", []string{"ping", lab.TUN}, idle},
+	{"exchange", []string{"ping", lab.TUN}, exchangeCost},
 	{"failover", []string{lab.TUN}, failover},
 }
 

@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/phantommesh/phantommesh/internal/lab"
@@ -13,13 +11,9 @@ import (
 )
 
 const (
-	// idle is how long a mesh is left alone before its memory is read: longer than a
-	// garbage collection's forced interval would be waiting for nothing, shorter than a
-	// tunnel's idle drop.
-	idle = 20 * time.Second
 	// settled bounds waiting for votes to grow or for everybody to be alive.
 	settled = 60 * time.Second
-	// meshSize is the mesh of the promises on memory and failover.
+	// meshSize is the mesh of the promises on idleness and failover.
 	meshSize = 5
 )
 
@@ -45,43 +39,6 @@ func join(t *session, o options) {
 		{"to its end", spread(verb, "%.0f")},
 		{"to the first ping reply", spread(total, "%.0f")},
 	})
-}
-
-// memory reads resident memory before and after every pair has a tunnel.
-func memory(t *session, _ options) {
-	_, nodes := mesh.Grow(t, meshSize)
-	mesh.Everybody(t, settled, nodes...)
-	time.Sleep(idle) // what is measured is idleness
-	without := residents(t, nodes)
-	for _, from := range nodes {
-		for _, to := range nodes {
-			if from != to {
-				t.must(from.Host.Ping(to.Addresses()[0], settled))
-			}
-		}
-	}
-	time.Sleep(idle)
-	table("node of an idle five-node mesh|resident MiB", [][]string{
-		{"no tunnel yet", spread(without, "%.1f")},
-		{"tunnels to all four others", spread(residents(t, nodes), "%.1f")},
-	})
-}
-
-// residents reads VmRSS of every node (proc(5), /proc/PID/status), in MiB.
-func residents(t *session, nodes []*mesh.Node) []float64 {
-	var all []float64
-	for _, n := range nodes {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.Process.PID()))
-		t.must(err)
-		_, rest, found := strings.Cut(string(b), "VmRSS:")
-		if !found {
-			t.Fatalf("%s: no VmRSS", n.Name)
-		}
-		kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-		t.must(err)
-		all = append(all, kib/1024)
-	}
-	return all
 }
 
 // failover kills the leader, again and again, of a mesh that grew its voters by itself.
