@@ -27,6 +27,9 @@ func (n *Node) Enter(ctx context.Context, e localapi.Entry) error {
 	if e.IsZero() {
 		return nil
 	}
+	if err := n.awaitReady(ctx); err != nil {
+		return failed("cannot enter a mesh", err)
+	}
 	n.entering.Lock()
 	defer n.entering.Unlock()
 	select {
@@ -45,6 +48,18 @@ func (n *Node) Enter(ctx context.Context, e localapi.Entry) error {
 		name = "home"
 	}
 	return n.found(name)
+}
+
+// awaitReady waits until the node knows whether its folder belongs to a mesh already.
+func (n *Node) awaitReady(ctx context.Context) error {
+	select {
+	case <-n.ready:
+		return nil
+	case <-n.stop:
+		return errors.New("the node is stopping")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // alreadyIn tells a member that it is one: harmless if that is what was asked for.

@@ -16,8 +16,15 @@ import (
 	"github.com/phantommesh/phantommesh/underlay"
 )
 
+// startingMax is how long Status waits for a node that is just being started.
+const startingMax = 5 * time.Second
+
 // Status never fails for lack of a mesh or a quorum: it says so in the answer.
-func (n *Node) Status(context.Context) (*localapi.Status, error) {
+func (n *Node) Status(ctx context.Context) (*localapi.Status, error) {
+	// A node that has just been started is asked at once by scripts; half an answer would mislead them.
+	starting, cancel := context.WithTimeout(ctx, startingMax)
+	defer cancel()
+	_ = n.awaitReady(starting)
 	s := &localapi.Status{Self: localapi.Self{
 		ID: n.ID().String(), Name: n.cfg.Settings.Name, Region: n.cfg.Settings.Region, Role: localapi.RoleMember, State: n.phase.Load().(string),
 		NAT: "unknown",
