@@ -212,7 +212,7 @@ func (o *owner) handleRequest(p checkPacket) {
 	}
 	o.respond(n, &m, p.endpoint, validated)
 	if m.Keyed {
-		o.theyChallenged(n, from)
+		o.theyChallenged(n, from, p.at)
 	}
 }
 
@@ -276,12 +276,17 @@ func (o *owner) newRequester(m *nat.Message, from netip.AddrPort, now instant) (
 }
 
 // theyChallenged notes that the node has had a keyed answer of ours from the address: it has validated it, as far as we can know.
-func (o *owner) theyChallenged(n *node, from netip.AddrPort) {
-	if p := n.paths.find(from); p != nil && !p.mutual {
-		p.mutual = true
-		o.reached(n)
-	}
+func (o *owner) theyChallenged(n *node, from netip.AddrPort, now instant) {
 	if n.attempt != nil {
 		n.attempt.challenged[from] = true
+	}
+	p := n.paths.find(from)
+	if p == nil {
+		return
+	}
+	p.asked = now
+	if !p.mutual {
+		p.mutual = true
+		o.reached(n)
 	}
 }

@@ -61,7 +61,8 @@ const (
 type pathState struct {
 	addr     netip.AddrPort
 	relayed  bool
-	mutual   bool          // they have validated it too, as far as we know
+	mutual   bool          // they have validated it too, by the newest that we know
+	asked    instant       // when they last asked from there and had our answer
 	rtt      time.Duration // smoothed as in RFC 6298, gain 1/4; 0: not measured
 	heard    instant       // last packet from there, of any kind
 	answered instant       // last keyed answer

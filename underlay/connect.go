@@ -176,6 +176,10 @@ func (o *owner) end(n *node) {
 
 // reached tells the waiters if there is a path now that both sides have validated. The search goes on for the other addresses.
 func (o *owner) reached(n *node) {
+	if p := n.paths.find(n.paths.active); p != nil && p.mutual {
+		n.confirmed.Store(true)
+		n.unpark()
+	}
 	a := n.attempt
 	if a == nil {
 		return

@@ -102,7 +102,8 @@ func TestDetachWorksWithoutLoopback(t *testing.T) {
 		a.knows(other)
 		other.knows(a)
 		dev := attach(t, a.Socket)
-		a.mustConnect(other) // the device reads
+		a.mustConnect(other)
+		synctest.Wait() // the device reads
 		began := time.Now()
 		dev.down()
 		if took := time.Since(began); took > time.Second {

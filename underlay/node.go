@@ -39,6 +39,7 @@ type node struct {
 	orphanAt       atomic.Int64                    // instant of the last report to OnOrphan
 	info           atomic.Pointer[PathInfo]
 	parked         atomic.Pointer[parked]
+	confirmed      atomic.Bool // a path is validated by both sides
 
 	// The owner goroutine's.
 	paths      pathSet
@@ -76,9 +77,10 @@ func (n *node) send(bufs [][]byte, data bool) error {
 	now := n.socket.now()
 	n.noteSent(now, data)
 	r := n.active.Load()
+	kept := !n.confirmed.Load() && n.park(bufs, now)
 	if r == nil {
 		n.askForPath()
-		if n.park(bufs, now) {
+		if kept {
 			return nil
 		}
 		n.socket.stats.drop(dropNoPath, len(bufs))
@@ -109,14 +111,14 @@ const (
 	handshakeMax = 148
 )
 
-// park keeps a handshake message, the newest, for when there is a path: without it the first packet to a node that is being searched
-// would wait for the device's repetition.
+// park keeps a handshake message, the newest, until there is a path that the other side has validated too: before that it drops what
+// we send, and the first packet to a node would wait for the device's repetition.
 func (n *node) park(bufs [][]byte, now instant) bool {
 	if len(bufs) != 1 || len(bufs[0]) > handshakeMax || classify(bufs[0]) != classWireGuard || bufs[0][0] == wireGuardTransport {
 		return false
 	}
 	n.parked.Store(&parked{data: bytes.Clone(bufs[0]), at: now})
-	if n.active.Load() != nil { // found between the caller's look and the store
+	if n.confirmed.Load() { // between the caller's look and the store
 		n.unpark()
 	}
 	return true

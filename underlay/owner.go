@@ -164,7 +164,11 @@ func (o *owner) handleAnswer(a answer) {
 	o.gather(n)
 	acts := n.paths.answer(a.addr, false, a.rtt, a.at)
 	if p := n.paths.find(a.addr); p != nil {
-		p.mutual = p.mutual || a.validated || n.attempt != nil && n.attempt.challenged[a.addr]
+		// Not what it was before: a node that has forgotten us says so, and asks again. That may have overtaken this answer.
+		p.mutual = a.validated || p.asked >= a.at-a.rtt || n.attempt != nil && n.attempt.challenged[a.addr]
+		if a.addr == n.paths.active {
+			n.confirmed.Store(p.mutual)
+		}
 	}
 	if id := n.member.Load(); id != nil && a.mapped.IsValid() {
 		o.observed.note(a.mapped, *id, a.at)
@@ -176,7 +180,6 @@ func (o *owner) handleAnswer(a answer) {
 	}
 	o.publish(n)
 	o.reached(n)
-	n.unpark()
 	o.step(n, o.now())
 }
 
@@ -186,6 +189,7 @@ func (o *owner) switchTo(n *node, addr netip.AddrPort) {
 	n.owed.Store(0)
 	if !addr.IsValid() {
 		n.active.Store(nil)
+		n.confirmed.Store(false)
 		o.publish(n)
 		o.log.Info("path lost", "peer", n.name(), "addr", addrOfRoute(old))
 		return
@@ -252,6 +256,7 @@ func (o *owner) dropPaths(n *node, err error) {
 	n.paths = newPathSet(o.patientWith(n.key))
 	n.hints = nil
 	n.active.Store(nil)
+	n.confirmed.Store(false)
 	n.parked.Store(nil)
 	o.finish(n, err)
 	o.publish(n)

@@ -100,7 +100,7 @@ const (
 type shipment struct {
 	ip       [16]byte
 	addr     net.UDPAddr
-	messages [shipmentMax]ipv6.Message // ipv4.Message is the same type
+	messages [shipmentMax]ipv6.Message     // ipv4.Message is the same type
 	controls [shipmentMax][controlMax]byte // aligned by the pointers above, as controlMax is a multiple of 8
 }
 

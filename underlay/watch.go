@@ -43,14 +43,14 @@ func (s *Socket) Watch() (<-chan struct{}, func()) {
 	}
 }
 
-// Path returns the path to a member; false if there is none and never was one.
+// Path returns the path to a member; false if there is none and never was one, or the node is a member no more.
 func (s *Socket) Path(id identity.NodeID) (PathInfo, bool) {
 	e, ok := s.peers.Get(id)
 	if !ok {
 		return PathInfo{}, false
 	}
 	n := s.nodes.get(e.Member.Public.WireGuard)
-	if n == nil {
+	if n == nil || n.memberID() == nil {
 		return PathInfo{}, false
 	}
 	return n.pathInfo()
