@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,6 +118,10 @@ func (l *Ledger) fits(m *certificate.Member, at time.Time) *Refused {
 	// 80 bits of SHA-256: this is somebody trying, or a broken random source.
 	if _, taken := l.byIPv6[m.IPv6()]; taken {
 		return refuse(RefusedRequest, "another member has the IPv6 address %s; make a new identity", m.IPv6())
+	}
+	// Tunnels and path checks know nodes by this key: two holders would be one to them. Who asks for another's has not even proven to have it.
+	if slices.ContainsFunc(l.state.Members, func(o *Member) bool { return o.Certificate.Public.WireGuard == m.Public.WireGuard }) {
+		return refuse(RefusedRequest, "another member has or had the WireGuard key %s; make a new identity", m.Public.WireGuard)
 	}
 	return nil
 }

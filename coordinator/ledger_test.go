@@ -390,3 +390,25 @@ func FuzzQuestion(f *testing.F) {
 		}
 	})
 }
+
+func TestAWireGuardKeyBelongsToOneMember(t *testing.T) {
+	l, _ := founded(t, "10.0.0.0/24")
+	inv := inviteBody{ID: "two", Key: [32]byte{1}, Uses: 2, Expires: day0.Add(time.Hour).UnixMilli()}
+	if r := l.Apply(must(t, KindInvite, day0, testKey(0).ID(), inv), foundingIndex+1); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	// A joiner that claims the founder's key: another identity, so another node ID, but one and the same to tunnels and path checks.
+	thief := *testKey(1).Public()
+	thief.WireGuard = testKey(0).Public().WireGuard
+	raw, err := certificate.SignMember(testKey(0), certificate.Member{Public: thief, Mesh: l.state.Mesh.ID, Name: "thief", IPv4: netip.MustParseAddr("10.0.0.2"),
+		NotBefore: day0, NotAfter: day0.Add(certificate.MemberLife), Serial: serial(day0, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused *Refused
+	r := l.Apply(must(t, KindAdmit, day0, testKey(0).ID(), admitBody{Invitation: "two", Certificate: raw}), foundingIndex+2)
+	if !errors.As(r.Err(), &refused) || refused.Code != RefusedRequest {
+		t.Errorf("admitted with the founder's WireGuard key: %v", r.Err())
+	}
+	checkInvariants(t, l)
+}
