@@ -73,7 +73,7 @@ func New(t lab.T, l *lab.Lab, host *lab.Host, flags ...string) *Node {
 		t.Fatalf("%v", err)
 	}
 	n := &Node{Host: host, Name: host.Name, t: t, binary: binary, State: filepath.Join(l.Dir(), "state-"+host.Name)}
-	n.Flags = append([]string{"--name", n.Name, "--tun", TUN, "--no-lan"}, flags...)
+	n.Flags = append([]string{"--name", n.Name, "--tun", TUN, "--no-lan", "--log-level", "debug"}, flags...)
 	return n
 }
 
