@@ -25,7 +25,7 @@ demo: build ## a five-node mesh on this machine: no root, no configuration (DEMO
 test: ## everything that proves it works: unit, race and, as root, end-to-end tests
 	@./test/run
 
-bench: build ## throughput against plain wireguard-go, join time, memory, failover (BENCHFLAGS='-only throughput -pairs 3')
+bench: build ## throughput against plain wireguard-go, join time, idle cost, failover (BENCHFLAGS='-only throughput -pairs 3')
 	@$(GO) run ./test/bench $(BENCHFLAGS)
 
 fuzz: ## every fuzz target in turn, FUZZTIME=20s each
