@@ -104,6 +104,10 @@ func waitInTime(ctx context.Context, q WaitRequest, wait func(context.Context, W
 	if q.Node != "" {
 		what = q.Node + " cannot be reached yet"
 	}
+	var f *Failure
+	if errors.As(err, &f) && f.Class == localapi.TimedOut && f.Why != "" {
+		err = errors.New(f.Why) // the node has said it in its own words already
+	}
 	return localapi.Fail(localapi.TimedOut, what, err, "phantom doctor finds the reason; give it longer with --timeout")
 }
 

@@ -9,7 +9,7 @@ func (a *app) completionVerb() *cobra.Command {
 		Use:       "completion SHELL",
 		Short:     "print the completion script of a shell: bash, zsh, fish, powershell",
 		Long:      "Prints the completion script of a shell. For bash:\n\n  source <(phantom completion bash)",
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args:      cobra.MatchAll(oneArg, cobra.OnlyValidArgs),
 		ValidArgs: []string{"bash", "zsh", "fish", "powershell"},
 		RunE: action(func(cmd *cobra.Command, args []string) error {
 			root := cmd.Root()

@@ -12,7 +12,7 @@ func (a *app) coordinatorsVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "coordinators",
 		Short: "leader, voters, regions, quorum",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(cmd)
 			if err != nil {

@@ -25,7 +25,7 @@ func (a *app) demoVerb() *cobra.Command {
 		Long: "Starts five nodes on the loopback address with userspace networking: no root, no configuration, nothing left behind.\n" +
 			"One founds a mesh, four join with an invitation each, and an HTTP request and a ping go through every tunnel.\n\n" +
 			"On a terminal the mesh stays until Ctrl-C; DEMO_SECONDS=n ends it after n seconds.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			stay, err := a.demoStay()
 			if err != nil {

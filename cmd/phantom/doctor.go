@@ -16,7 +16,7 @@ func (a *app) doctorVerb() *cobra.Command {
 		Use:   "doctor",
 		Short: "find and explain what is wrong with this host or the mesh",
 		Long:  "Checks this host and, if a node runs, asks it what it knows. Works without a running node too. Exits 1 if something is wrong.",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 	}
 	cmd.RunE = action(func(cmd *cobra.Command, _ []string) error {
 		d, err := a.examine(cmd)

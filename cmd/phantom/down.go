@@ -17,7 +17,7 @@ func (a *app) downVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "stop the node, handing over its duties; phantom up brings it back",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			return a.stop(cmd, "down", func(c *api.Client) func(context.Context) error { return c.Down })
 		}),

@@ -15,7 +15,7 @@ func (a *app) invitationsVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "invitations",
 		Short: "list or cancel invitations",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("cancel") && cancel == "" {
 				return wrongUsage("--cancel needs the ID of an invitation")

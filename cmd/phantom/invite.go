@@ -20,7 +20,7 @@ func (a *app) inviteVerb() *cobra.Command {
 		Short: "print a token that lets a machine in",
 		Long: "Prints an invitation token on stdout. Whoever has the token may join until it is used up or expires:\n" +
 			"send it the way you would send a password.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			r.Tags = tags
 			if err := checkInvite(r); err != nil {

@@ -23,7 +23,7 @@ func (a *app) joinVerb() *cobra.Command {
 		Short: "up, and enrol with an invitation",
 		Long: "Starts the node and enrols it with an invitation token. TOKEN may be - to read it from stdin, or file:/path:\n" +
 			"on a shared machine arguments can be seen by others.",
-		Args: cobra.ExactArgs(1),
+		Args: oneArg,
 	}
 	flags := addSettings(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", upTimeout, "how long to wait until it is online")

@@ -12,7 +12,7 @@ func (a *app) leaveVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leave",
 		Short: "stop the node and give up its membership for good",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			return a.stop(cmd, "left", func(c *api.Client) func(context.Context) error { return c.Leave })
 		}),

@@ -10,7 +10,7 @@ func (a *app) membersVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "members",
 		Short: "the nodes of the mesh as the ledger knows them",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(cmd)
 			if err != nil {

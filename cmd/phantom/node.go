@@ -25,5 +25,5 @@ var newNode = func(settings config.Settings, log *slog.Logger) (runner, error) {
 	return node.New(node.Config{Settings: settings, Version: buildVersion(), Log: log})
 }
 
-// checkState looks at the files of a state folder while no node runs; doctor asks.
-var checkState = func(dir string) []api.Finding { return nil }
+// checkState looks at the files of a state folder while no node runs; doctor asks. A variable for the same reason.
+var checkState = func(dir string) []api.Finding { return node.CheckFolder(dir) }

@@ -14,7 +14,7 @@ func (a *app) peersVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "peers",
 		Short: "the other nodes as this node sees them now",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(cmd)
 			if err != nil {

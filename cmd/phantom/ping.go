@@ -19,7 +19,7 @@ func (a *app) pingVerb() *cobra.Command {
 		Short: "send echoes through the overlay and say which path they took",
 		Long: "Sends echoes to a node through its tunnel. Each line says the path: direct and an address, or relay and a name.\n\n" +
 			"NODE is a name, a short or full node ID, or an overlay address. Exits 1 if nothing came back.",
-		Args:              cobra.ExactArgs(1),
+		Args:              oneArg,
 		ValidArgsFunction: a.completeNodes,
 		RunE: action(func(cmd *cobra.Command, args []string) error {
 			switch {

@@ -18,7 +18,7 @@ func (a *app) revokeVerb() *cobra.Command {
 		Short: "take a node's membership away for good",
 		Long: "Takes a node's membership away. Every member that can be reached cuts it off within seconds;\n" +
 			"it can come back only with a new identity and a new invitation.",
-		Args:              cobra.ExactArgs(1),
+		Args:              oneArg,
 		ValidArgsFunction: a.completeNodes,
 		RunE: action(func(cmd *cobra.Command, args []string) error {
 			if len(reason) > reasonMax {

@@ -53,7 +53,9 @@ func (a *app) root() *cobra.Command {
 			}
 			return errors.New("name a verb")
 		},
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		// Cobra sets it only where it suggests by itself.
+		SuggestionsMinimumDistance: 2,
+		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.AddGroup(&cobra.Group{ID: groupMesh, Title: "In and out of a mesh:"}, &cobra.Group{ID: groupAdmit, Title: "Who may be in it:"},
 		&cobra.Group{ID: groupLook, Title: "Looking inside:"}, &cobra.Group{ID: groupOther, Title: "Other:"})
@@ -168,6 +170,35 @@ type usageError struct{ err error }
 func (e *usageError) Error() string { return e.err.Error() }
 
 func wrongUsage(format string, a ...any) error { return &usageError{fmt.Errorf(format, a...)} }
+
+// noArgs, oneArg and maybeArg say in words what a verb takes.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("phantom %s takes no argument, but got %q", cmd.Name(), args[0])
+	}
+	return nil
+}
+
+// oneArg wants exactly one argument; the word for it stands in the verb's use.
+func oneArg(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("phantom %s needs a %s", cmd.Name(), argumentOf(cmd))
+	}
+	return maybeArg(cmd, args)
+}
+
+// maybeArg allows one argument.
+func maybeArg(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return fmt.Errorf("phantom %s takes one %s, but got %d", cmd.Name(), argumentOf(cmd), len(args))
+	}
+	return nil
+}
+
+func argumentOf(cmd *cobra.Command) string {
+	_, word, _ := strings.Cut(cmd.Use, " ")
+	return strings.Trim(word, "[]")
+}
 
 // client speaks to the node of the state folder the flags name.
 func (a *app) client(cmd *cobra.Command) (*api.Client, error) {

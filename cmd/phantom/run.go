@@ -26,7 +26,7 @@ func (a *app) runVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "the node in the foreground, as the service unit starts it",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 	}
 	flags := addSettings(cmd)
 	// What phantom up uses to hear how the start went; see startNode.

@@ -19,7 +19,7 @@ func (a *app) statusVerb() *cobra.Command {
 		Short: "mesh, this node, peers, coordinators",
 		Long: "Shows the mesh, this node, its peers and the coordinators.\n\n" +
 			"--check live exits 0 if the node answers, --check ready if it is online in its mesh besides; for probes.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			if check != "" && check != "live" && check != "ready" {
 				return wrongUsage("--check is live or ready, not %q", check)

@@ -22,14 +22,15 @@ func (a *app) upVerb() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "make this machine part of a mesh: find one, or found one",
-		Long: "Starts the node in the background, finds a mesh on the LAN or founds one, and waits until it is online.\n" +
+		Short: "make this machine part of a mesh: the one it is in, or a new one",
+		Long: "Starts the node in the background, founds a mesh if this machine is in none, and waits until it is online.\n" +
+			"This version looks for no mesh on the LAN: to enter one that exists, use phantom join TOKEN.\n" +
 			"On a machine that is in a mesh already it starts the node again with the settings it was given before; flags change them,\n" +
 			"an empty value (--region=) forgets one.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	flags := addSettings(cmd)
-	cmd.Flags().StringVar(&mesh, "new", "", "found a mesh of this `NAME` without looking for one")
+	cmd.Flags().StringVar(&mesh, "new", "", "found a mesh of this `NAME` (default home)")
 	cmd.Flags().DurationVar(&timeout, "timeout", upTimeout, "how long to wait until it is online")
 	cmd.RunE = action(func(cmd *cobra.Command, _ []string) error {
 		entry := localapi.Entry{Found: true}

@@ -14,7 +14,7 @@ func (a *app) versionVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "what this binary was built from",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: action(func(*cobra.Command, []string) error {
 			v := buildVersion()
 			if a.json {

@@ -16,7 +16,7 @@ func (a *app) waitVerb() *cobra.Command {
 		Short: "block until this node is online, and NODE can be reached",
 		Long: "Blocks until this node is online in its mesh and, if NODE is named, until NODE answers through the overlay.\n" +
 			"Exits 5 when the time is over. For scripts and units.",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              maybeArg,
 		ValidArgsFunction: a.completeNodes,
 		RunE: action(func(cmd *cobra.Command, args []string) error {
 			if timeout < 0 {

@@ -45,7 +45,7 @@ var Keys = []Key{
 	{Name: "port", Value: "N", Usage: "UDP port, 0 for any free one (default 51820)", set: setPort},
 	{Name: "listen", Value: "ADDR", Usage: "local address to bind and offer (default: all)", List: true, set: setListen},
 	{Name: "bootstrap", Value: "HOST:PORT", Usage: "member to try first", List: true, set: setBootstrap},
-	{Name: "no-lan", Usage: "no beacons and no search on the LAN", set: setNoLAN},
+	{Name: "no-lan", Usage: "no beacons and no search on the LAN (this version has none)", set: setNoLAN},
 	{Name: "timing", Value: "lan|wan", Usage: "timeouts for a LAN or for far regions (default lan)", set: setTiming},
 	{Name: "tun", Value: "NAME|userspace", Usage: "TUN device, or userspace networking (default: a device where allowed)", set: setTUN},
 	{Name: "mtu", Value: "N", Usage: "MTU of the overlay", set: setMTU},

@@ -54,9 +54,21 @@ func (f *Failure) Unwrap() error { return f.cause }
 func Fail(class Class, what string, cause error, next string) *Failure {
 	f := &Failure{Class: class, What: what, Next: next, cause: cause}
 	if cause != nil {
-		f.Why = cause.Error()
+		f.Why = reason(cause)
 	}
 	return f
+}
+
+// reason is an error as the why of a failure: of another failure what and why, as its next step would be in the way of ours.
+func reason(err error) string {
+	f, ok := err.(*Failure)
+	if !ok {
+		return err.Error()
+	}
+	if f.Why == "" {
+		return f.What
+	}
+	return f.What + ": " + f.Why
 }
 
 // Ambiguous is the failure for a name that means more than one node.
