@@ -108,7 +108,8 @@ func (m *membership) checkPeers() localapi.Finding {
 	case alive == 0:
 		f.OK, f.Severity = false, localapi.SeverityError
 		f.Why = "nobody answers at any known address"
-		f.Next = fmt.Sprintf("check this machine's network, that UDP port %d is not blocked by a firewall here or there, and that the others run", m.node.socket.Port())
+		f.Next = fmt.Sprintf("check this machine's network, that UDP port %d is not blocked by a firewall here or there, and "+
+			"that the others run; if all of them have moved, say where one is: phantom up --bootstrap HOST:PORT", m.node.socket.Port())
 	case len(silent) > 0:
 		f.Why = "not reached: " + strings.Join(silent, ", ")
 	}

@@ -152,27 +152,24 @@ type attempt struct {
 	err    error
 }
 
-// enrol asks all members of the token at all their addresses side by side. The first that lets us in wins. A member that could not decide (no
+// enrol asks all members of the token at all their addresses side by side, and whoever is at a bootstrap address. The first that lets us in wins. A member that could not decide (no
 // quorum in its reach) or was not reached leaves it to the others; the mesh's refusal is final.
 func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var total int
-	results := make(chan attempt, invitation.MembersMax*invitation.AddressesMax)
+	at := n.introductions(ctx, token)
+	results := make(chan attempt, len(at))
 	// One request at a time: two that race would both be admitted, as the same node, but the second for nothing.
 	var asking sync.Mutex
-	for _, member := range token.Members {
-		for _, addr := range member.Addresses {
-			total++
-			go func() {
-				a := attempt{member: member.ID, addr: addr}
-				a.answer, a.err = n.enrolAt(ctx, token, member.ID, addr, &asking)
-				results <- a
-			}()
-		}
+	for _, i := range at {
+		go func() {
+			a := attempt{member: i.member, addr: i.addr}
+			a.answer, a.err = n.enrolAt(ctx, token, i.member, i.addr, &asking)
+			results <- a
+		}()
 	}
 	var failures []attempt
-	for range total {
+	for range at {
 		a := <-results
 		if a.err == nil {
 			n.rememberIntroducers(token, a)
@@ -248,7 +245,11 @@ func joinFailure(failures []attempt) error {
 		case errors.Is(a.err, coordinator.ErrNoQuorum):
 			return localapi.Fail(localapi.Failed, what, a.err, "try again once most coordinators are back; the token stays good until it expires")
 		}
-		silent = append(silent, fmt.Sprintf("%s (%s): %v", a.member.Short(), a.addr, brief(a.err)))
+		who := a.member.Short()
+		if a.member.IsZero() {
+			who = "--bootstrap"
+		}
+		silent = append(silent, fmt.Sprintf("%s (%s): %v", who, a.addr, brief(a.err)))
 	}
 	if len(silent) == 0 {
 		silent = []string{"the token names no address"}
@@ -266,7 +267,7 @@ func brief(err error) error {
 
 func refusalNext(r *coordinator.Refused) string {
 	switch r.Code {
-	case coordinator.RefusedInvitation, coordinator.RefusedMesh:
+	case coordinator.RefusedMesh: // the other reasons say it themselves
 		return "ask a member for a new invitation: phantom invite"
 	case coordinator.RefusedClock:
 		return "set this machine's clock and join again"

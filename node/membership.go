@@ -119,6 +119,7 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 	m.loops.Go(m.followRumours)
 	m.loops.Go(m.publishRecords)
 	m.loops.Go(m.rememberPaths)
+	m.loops.Go(m.seekBootstrap)
 	if state.Version == 0 {
 		m.fetchMembers(state.Coordinators.Leader)
 	}

@@ -243,7 +243,7 @@ func startFailure(err error, s config.Settings) error {
 	case errors.Is(err, ErrFolderInUse):
 		return localapi.Fail(localapi.Failed, what, err, "see phantom status; stop it with phantom down, or use another folder with --state")
 	case errors.Is(err, underlay.ErrPortInUse):
-		return localapi.Fail(localapi.Failed, what, err, fmt.Sprintf("stop what uses UDP port %d, or choose another with --port N (--port 0 finds one)", s.Port))
+		return localapi.Fail(localapi.Failed, what, fmt.Errorf("UDP port %d is in use by another program", s.Port), fmt.Sprintf("stop what uses UDP port %d, or choose another with --port N (--port 0 finds one)", s.Port))
 	case errors.Is(err, os.ErrPermission):
 		return localapi.Fail(localapi.Failed, what, err, "run it as the folder's owner, or choose another folder with --state")
 	}

@@ -195,6 +195,7 @@ func (u *bringUp) tell(ctx context.Context) error {
 		return u.app.printJSON(s)
 	}
 	w := u.app.stdout
+	u.tellKept(s)
 	fmt.Fprintf(w, "%s is %s in mesh %s\n", printable(s.Self.Name), printable(s.Self.State), printable(s.Mesh.Name))
 	fmt.Fprintf(w, "addresses  %s\n", printable(strings.Join(s.Self.Addresses, "  ")))
 	if p := s.Self.Proxies; p != nil {
@@ -206,6 +207,15 @@ func (u *bringUp) tell(ctx context.Context) error {
 	}
 	fmt.Fprintf(w, "next       phantom peers, or phantom ping %s\n", printable(s.Peers[0].Name))
 	return nil
+}
+
+// tellKept says that a name or region that was asked for is not what the mesh calls this node: both are part of its certificate.
+func (u *bringUp) tellKept(s *api.Status) {
+	for _, k := range []struct{ flag, asked, is string }{{"name", u.settings.Name, s.Self.Name}, {"region", u.settings.Region, s.Self.Region}} {
+		if _, given := u.request.flags[k.flag]; given && k.asked != k.is {
+			fmt.Fprintf(u.app.stderr, "# in the mesh this node keeps the %s %s: a new one counts when it joins again\n", k.flag, printable(k.is))
+		}
+	}
 }
 
 // dots shows a person that something goes on. The function it returns ends them.
