@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -176,4 +177,49 @@ func wipeReplica(mesh string) error {
 		return err
 	}
 	return errors.Join(syncDir(mesh), os.RemoveAll(old))
+}
+
+// A bbolt file begins with two meta pages, the older and the newer (go.etcd.io/bbolt/internal/common, Meta; integers in the machine's order):
+//
+//	0       16      20        24          28      32    48         56                 64     72
+//	+-------+-------+---------+-----------+-------+-----+----------+------------------+------+
+//	| page  | magic | version | page size | flags | root| freelist | pages in the file| txid |
+//	+-------+-------+---------+-----------+-------+-----+----------+------------------+------+
+const (
+	boltMagic    = 0xED0CDAED
+	boltMetaSize = 72
+	boltPageMax  = 1 << 16 // the largest page of any system bbolt runs on
+)
+
+// checkLength finds a bbolt file that was cut short. bbolt itself reads past the end of such a file through its mapping, which the kernel answers
+// with a fault, at a moment when locks are held that nobody will ever give back. A file that does not exist, or is no bbolt file, is left for
+// bbolt to judge.
+func checkLength(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	var first [boltMetaSize]byte
+	if _, err := f.ReadAt(first[:], 0); err != nil {
+		return nil
+	}
+	page := int64(binary.NativeEndian.Uint32(first[24:]))
+	if page <= 0 || page > boltPageMax {
+		return nil
+	}
+	for _, at := range []int64{0, page} {
+		var meta [boltMetaSize]byte
+		if _, err := f.ReadAt(meta[:], at); err != nil || binary.NativeEndian.Uint32(meta[16:]) != boltMagic {
+			continue
+		}
+		if pages := binary.NativeEndian.Uint64(meta[56:]); pages > uint64(info.Size()/page) {
+			return fmt.Errorf("it was cut short: it holds %d bytes of %d", info.Size(), pages*uint64(page))
+		}
+	}
+	return nil
 }

@@ -132,6 +132,9 @@ func (r *replica) abandon(transport *fencedTransport) {
 
 // openLog opens the bbolt file and reads all of it once: what raft would panic on is found here and named.
 func openLog(path string, noSync bool) (*raftboltdb.BoltStore, error) {
+	if err := checkLength(path); err != nil {
+		return nil, &DamagedError{Path: path, Err: err, Next: damagedLog}
+	}
 	var store *raftboltdb.BoltStore
 	err := guarded("open", func() (err error) {
 		store, err = raftboltdb.New(raftboltdb.Options{Path: path, NoSync: noSync,

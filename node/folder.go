@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -126,6 +127,9 @@ func (f *folder) makeIdentity(path string, rand io.Reader) (*identity.Key, error
 // a quarter of an hour, and a crash skips at most that many numbers of 2^64.
 const sequenceStep = 1000
 
+// sequenceMax is above what counting or a clock can reach, so that a damaged file cannot use the numbers up.
+const sequenceMax = 1 << 62
+
 // sequence hands out record sequences that grow across restarts, whatever the clock does.
 type sequence struct {
 	path     string
@@ -133,7 +137,7 @@ type sequence struct {
 	reserved uint64 // numbers below are ours to use
 }
 
-func (f *folder) openSequence() (*sequence, error) {
+func (f *folder) openSequence(now time.Time) (*sequence, error) {
 	s := &sequence{path: f.file(sequenceFile)}
 	b, err := os.ReadFile(s.path)
 	switch {
@@ -144,8 +148,9 @@ func (f *folder) openSequence() (*sequence, error) {
 		return nil, fmt.Errorf("read the record sequence: %w", err)
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
-	if err != nil {
-		return nil, fmt.Errorf("%s is %w: remove it; others may not hear this node's new addresses for some minutes", s.path, ErrDamaged)
+	if err != nil || n >= sequenceMax {
+		// Nothing is lost with it but where counting stopped: the time in milliseconds is far above any count of records.
+		n = uint64(now.UnixMilli())
 	}
 	s.next, s.reserved = n, n
 	return s, nil

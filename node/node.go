@@ -93,7 +93,7 @@ func (n *Node) open() (err error) {
 	if n.key, err = n.folder.loadIdentity(n.cfg.Rand); err != nil {
 		return err
 	}
-	if n.sequence, err = n.folder.openSequence(); err != nil {
+	if n.sequence, err = n.folder.openSequence(n.started); err != nil {
 		return err
 	}
 	if n.book, err = discovery.OpenBook(discovery.BookConfig{Path: n.folder.file(bookFile), Log: n.log}); n.book == nil {
