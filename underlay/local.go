@@ -70,7 +70,7 @@ func (s *Socket) refreshLocal() bool {
 		list = func() ([]netip.Addr, error) { return own.Addresses(), nil }
 	}
 	if list == nil {
-		list = systemAddresses
+		list = s.systemAddresses
 	}
 	found, err := list()
 	if err != nil {
@@ -104,28 +104,51 @@ func (s *Socket) mayOffer(a netip.Addr) bool {
 	return s.listensOn(a)
 }
 
-// systemAddresses lists the addresses of the interfaces that are up.
-func systemAddresses() ([]netip.Addr, error) {
+// fullMTU is the MTU of an interface over which a tunnel of tunnelMTU fits. Interfaces with less are mostly other VPNs' and tunnels': over one of
+// those every full-size packet of ours would be refused, while small checks pass and may even be the fastest.
+const fullMTU = 1500
+
+// systemAddresses lists the addresses of the interfaces that are up: those of full MTU, or all, if there is no other way out of this machine or
+// Listen names what it wants.
+func (s *Socket) systemAddresses() ([]netip.Addr, error) {
 	ifaces, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("underlay: list interfaces: %w", err)
 	}
-	var out []netip.Addr
+	var wide, narrow []netip.Addr
 	for _, i := range ifaces {
 		if i.Flags&net.FlagUp == 0 {
 			continue
 		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			continue // the interface went away meanwhile
+		if i.MTU < fullMTU {
+			narrow = append(narrow, addressesOf(i)...)
+		} else {
+			wide = append(wide, addressesOf(i)...)
 		}
-		for _, a := range addrs {
-			if p, ok := a.(*net.IPNet); ok {
-				if ip, ok := netip.AddrFromSlice(p.IP); ok {
-					out = append(out, ip.Unmap())
-				}
+	}
+	return chooseWide(wide, narrow, s.listen != nil), nil
+}
+
+// chooseWide leaves the addresses of narrow interfaces out where it can.
+func chooseWide(wide, narrow []netip.Addr, named bool) []netip.Addr {
+	reaches := func(a netip.Addr) bool { return !a.IsLoopback() && !a.IsLinkLocalUnicast() }
+	if !named && slices.ContainsFunc(wide, reaches) {
+		return wide
+	}
+	return append(wide, narrow...)
+}
+
+func addressesOf(i net.Interface) (out []netip.Addr) {
+	addrs, err := i.Addrs()
+	if err != nil {
+		return nil // the interface went away meanwhile
+	}
+	for _, a := range addrs {
+		if p, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(p.IP); ok {
+				out = append(out, ip.Unmap())
 			}
 		}
 	}
-	return out, nil
+	return out
 }
