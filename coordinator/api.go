@@ -141,6 +141,12 @@ func (g *Group) Leave(ctx context.Context, id identity.NodeID) error {
 	if err := g.Handover(ctx); err != nil {
 		return fmt.Errorf("coordinator: leave: %w", err)
 	}
+	if r := g.current(); r != nil {
+		if voters, _ := r.servers(); len(voters) == 1 && voters[0] == g.self {
+			return refuse(RefusedNotAllowed, "this machine is the mesh's only coordinator and no other member can be reached to take over, so that "+
+				"nothing could ever be decided again; start another member first, or revoke the others if the mesh is to end")
+		}
+	}
 	_, err := g.decide(ctx, opLeave, nothing{})
 	return err
 }

@@ -259,6 +259,24 @@ func TestLastVoterHandsOverBeforeItLeaves(t *testing.T) {
 	})
 }
 
+func TestTheLastVoterStaysWhereNobodyCanTakeOver(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(2)
+		time.Sleep(5 * time.Second)
+		first, second := nodes[0], nodes[1]
+		second.kill()
+		time.Sleep(20 * time.Second) // gossip has noticed
+		var refusal *Refused
+		if err := first.group.Leave(t.Context(), first.id()); !errors.As(err, &refusal) || refusal.Code != RefusedNotAllowed {
+			t.Fatalf("the mesh's only coordinator left: %v", err)
+		}
+		if m, _ := first.group.State().Member(first.id()); m.Status != Active {
+			t.Errorf("status %v", m.Status)
+		}
+		first.invite(InviteSpec{}) // it decides as before
+	})
+}
+
 func TestCleanShutdownHandsTheVoteOver(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 4, 5} {
 		bubble(t, func(t *testing.T, l *lab) {
