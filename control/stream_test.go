@@ -3,7 +3,6 @@ package control_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -195,7 +194,7 @@ func benchmarkOpen(b *testing.B, before func(m *controltest.Mesh)) {
 		before(m)
 		s := mustOpen(b, from, to, "echo")
 		if got := say(b, s, message); got != message {
-			b.Fatal(fmt.Sprintf("%d bytes", len(got)))
+			b.Fatalf("%d bytes", len(got))
 		}
 		s.Close()
 	}

@@ -148,7 +148,7 @@ func (g *Group) adoptView(v Coordinators, from identity.NodeID) {
 	}
 	own := v.Voter(from) && s.MaySpeakRaft(from, now)
 	switch {
-	case own && v.Term < s.Coordinators.Term && v.Quorum == false && s.Coordinators.Quorum:
+	case own && v.Term < s.Coordinators.Term && !v.Quorum && s.Coordinators.Quorum:
 		return // a voter that is cut off
 	case own:
 		v.AsOf = now
@@ -184,7 +184,7 @@ func (g *Group) fetch() {
 		case <-g.pollNow:
 			g.poll()
 		case <-timer.C:
-			if r := g.current(); r == nil || g.ownView(r).Quorum == false {
+			if r := g.current(); r == nil || !g.ownView(r).Quorum {
 				g.poll()
 			}
 			timer.Reset(g.jitter(g.cfg.Timing.poll(len(g.state.Load().Members))))

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
@@ -272,8 +271,6 @@ func sortedIDs(ids []identity.NodeID) []identity.NodeID {
 func (c Coordinators) equal(o Coordinators) bool {
 	return c.Quorum == o.Quorum && c.Leader == o.Leader && c.Term == o.Term && slices.Equal(c.Voters, o.Voters)
 }
-
-func equalKeys(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
 
 // betterIssuer orders issuer certificates of one node: more rights first, then the longer life, as certificate.Trust does.
 func betterIssuer(a, b *certificate.Issuer) bool {

@@ -22,7 +22,6 @@ func TestCreditsBoundWhatIsInFlight(t *testing.T) {
 		stop := make(chan struct{})
 		c.wait(w, stop)
 		c.take(a, 20)
-		begun := time.Now()
 		go func() {
 			time.Sleep(time.Millisecond)
 			c.give(a, 13)
@@ -32,7 +31,7 @@ func TestCreditsBoundWhatIsInFlight(t *testing.T) {
 		}
 		// The first wait pardons, for none has been in 100 ms; take again and wait for real.
 		c.take(a, 20)
-		begun = time.Now()
+		begun := time.Now()
 		if !c.wait(w, stop) || time.Since(begun) > time.Millisecond {
 			t.Fatalf("room came after %v", time.Since(begun))
 		}

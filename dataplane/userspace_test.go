@@ -174,7 +174,7 @@ func TestSOCKSLeadsIntoTheMeshAndNowhereElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, host := range []string{"node-1", b.v4.String()} {
-		client := &http.Client{Transport: &http.Transport{Dial: d.Dial, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+		client := &http.Client{Transport: &http.Transport{DialContext: d.(proxy.ContextDialer).DialContext, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 		r, err := client.Get("http://" + host + "/")
 		if err != nil {
 			t.Fatalf("%s: %v", host, err)

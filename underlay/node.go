@@ -43,7 +43,6 @@ type node struct {
 
 	// The owner goroutine's.
 	paths      pathSet
-	next       instant // of the next step; 0: none
 	born       instant
 	hints      []netip.AddrPort
 	tried      map[netip.AddrPort]bool // addresses of the last search

@@ -20,8 +20,6 @@ type owner struct {
 const (
 	sweepInterval = 5 * time.Second
 	localInterval = 15 * time.Second
-	// scanMax is the longest the owner sleeps while any node is awake.
-	scanMax = time.Second
 )
 
 // run ends when the socket closes.
