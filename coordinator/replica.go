@@ -112,7 +112,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 }
 
 const damagedLog = "if other coordinators are up, move this folder away and start again: this node comes back as a plain " +
-	"member and the group gives its vote to another; if this was the only coordinator, restore a backup (phantom restore)"
+	"member and the group gives its vote to another; if this was the only coordinator, restore a backup"
 
 // inFlight turns raft's pipelining off. In 1.8.0 a pipeline whose follower refuses an entry, as one with a full disk does, can
 // lock up for good: its reader has gone, its sender waits to hand over the next request, and then neither replication to that

@@ -50,7 +50,7 @@ func decodeState(from io.Reader) (*State, error) {
 }
 
 const damagedState = "move it away together with the folder it is in, then join again with a new invitation; " +
-	"if this was the only coordinator, restore a backup (phantom restore)"
+	"if this was the only coordinator, restore a backup"
 
 func readStateFile(path string) (*State, error) {
 	f, err := os.Open(path)
