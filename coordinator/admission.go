@@ -275,6 +275,10 @@ func (g *Group) draftAdmission(r *replica, req *invitation.Request) (draft *cert
 		if known != nil {
 			return // its answer was lost, or it joins twice: no second use
 		}
+		if r := l.backed(inv); r != nil {
+			err = r
+			return
+		}
 		if r := admissible(inv, now); r != nil {
 			err = r
 			return
@@ -282,6 +286,14 @@ func (g *Group) draftAdmission(r *replica, req *invitation.Request) (draft *cert
 		draft, err = g.draftMember(l, inv, req, now)
 	})
 	return draft, known, err
+}
+
+// backed refuses an invitation of a member that was revoked since: it must not come back through a door it left open.
+func (l *Ledger) backed(inv Invitation) *Refused {
+	if by, ok := l.state.Member(inv.By); ok && by.Status == Revoked {
+		return refuse(RefusedInvitation, "the member that made this invitation was revoked since; ask another one for a new invitation")
+	}
+	return nil
 }
 
 func (g *Group) draftMember(l *Ledger, inv Invitation, req *invitation.Request, now time.Time) (*certificate.Member, error) {

@@ -126,7 +126,7 @@ func (g *Group) executeInvitations(_ context.Context, r *replica, _ identity.Nod
 	var list []invitationRecord
 	r.machine.view(func(l *Ledger) {
 		for _, i := range l.Invitations(g.cfg.Now()) {
-			if len(list) < listMax {
+			if len(list) < listMax && l.backed(i) == nil {
 				list = append(list, invitationRecord{ID: i.ID, Uses: i.Uses, Total: i.Total, Created: i.Created.UnixMilli(),
 					Expires: i.Expires.UnixMilli(), Tags: i.Tags, Name: i.Name, By: i.By}) // without its key
 			}

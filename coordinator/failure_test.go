@@ -336,6 +336,7 @@ func TestEnrolmentRefusals(t *testing.T) {
 		forged := first.invite(InviteSpec{})
 		gone := l.node(2)
 		gone.join(first, first.invite(InviteSpec{}))
+		orphaned := gone.invite(InviteSpec{})
 		if err := first.group.Revoke(t.Context(), gone.id(), "lost"); err != nil {
 			t.Fatal(err)
 		}
@@ -350,6 +351,7 @@ func TestEnrolmentRefusals(t *testing.T) {
 			"another mesh": {m.request(other.invite(InviteSpec{}), time.Now()), RefusedMesh, "another mesh"},
 			"expired":      {m.request(expired, time.Now()), RefusedInvitation, "expired on"},
 			"cancelled":    {m.request(cancelled, time.Now()), RefusedInvitation, "not known"},
+			"of a revoked": {m.request(orphaned, time.Now()), RefusedInvitation, "revoked since"},
 			"wrong secret": {swapProof(m, forged, good), RefusedInvitation, "secret is wrong"},
 			"revoked":      {gone.request(good, time.Now()), RefusedRevoked, "was revoked"},
 			"noise":        {[]byte("noise"), RefusedRequest, "malformed"},

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/phantommesh/phantommesh/control"
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
@@ -108,6 +110,7 @@ type Group struct {
 	watch     watcher       // of the deciders; only steer uses it
 	random    *mrand.Rand   // spreads pulls; only fetch uses it
 	admitting chan struct{} // capacity 1: admissions on the leader take turns
+	enrolling *rate.Limiter // requests of strangers
 	handing   atomic.Bool   // Handover moves votes: the deciders rest
 }
 
@@ -115,7 +118,8 @@ type Group struct {
 func open(cfg Config) (*Group, error) {
 	g := &Group{cfg: cfg, self: cfg.Key.ID(), began: time.Now(), mesh: filepath.Join(cfg.Dir, meshDir),
 		dirty: make(chan struct{}, 1), news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pullFrom: make(chan identity.NodeID, 1),
-		pollNow: make(chan struct{}, 1), admitting: make(chan struct{}, 1)}
+		pollNow: make(chan struct{}, 1), admitting: make(chan struct{}, 1),
+		enrolling: rate.NewLimiter(enrollRate, enrollBurst)}
 	var seed [32]byte
 	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
 		return nil, fmt.Errorf("coordinator: read randomness: %w", err)

@@ -23,11 +23,11 @@ type builder struct {
 	view    Coordinators
 	head    []byte
 
-	changed []*Member // read by this builder, in order
+	changed map[identity.NodeID]*Member // read by this builder
 }
 
 func newBuilder(from *State) *builder {
-	b := &builder{members: map[identity.NodeID]*Member{}, issuers: map[identity.NodeID]*Issuer{}}
+	b := &builder{members: map[identity.NodeID]*Member{}, issuers: map[identity.NodeID]*Issuer{}, changed: map[identity.NodeID]*Member{}}
 	if from == nil {
 		return b
 	}
@@ -118,8 +118,10 @@ func (b *builder) addMember(body []byte) error {
 	m := &Member{ID: cert.NodeID(), Certificate: cert, Raw: r.Raw, Status: r.Status, Version: r.Version,
 		Since: time.UnixMilli(r.Since).UTC(), Revocation: r.Revocation, Invitation: r.Invitation,
 		hash: sha256.Sum256(mustRecord(recordMember, r))}
-	b.members[m.ID] = m
-	b.changed = append(b.changed, m)
+	if b.changed[m.ID] != nil {
+		return fmt.Errorf("member %s is there twice", m.ID.Short())
+	}
+	b.members[m.ID], b.changed[m.ID] = m, m
 	return nil
 }
 

@@ -125,29 +125,54 @@ func (g *Group) adopt(b *builder, from identity.NodeID) error {
 	if _, ok := s.Member(g.self); !ok {
 		return errors.New("it has not heard of this node yet")
 	}
-	if err := b.verifyMembers(s, now); err != nil {
+	if err := verifyHead(b.head, s, now); err != nil {
 		return err
 	}
-	if err := verifyHead(b.head, s, now); err != nil {
+	if err := keepsOut(g.state.Load(), s); err != nil {
+		return err
+	}
+	if err := b.verifyMembers(s, now); err != nil { // last: with a head, somebody we can name answers for what this costs
 		return err
 	}
 	g.publish(s)
 	return nil
 }
 
+// keepsOut refuses a newer state in which somebody is back whose membership has ended in ours. A state is verified with its own issuers
+// and revocations, so a revoked coordinator could otherwise sign one in which it never was revoked.
+func keepsOut(ours, theirs *State) error {
+	if theirs.Version <= ours.Version {
+		return nil // it will not be used
+	}
+	for _, m := range ours.Members {
+		if m.Status == Active {
+			continue
+		}
+		if now, ok := theirs.Member(m.ID); !ok || now.Status == Active {
+			return fmt.Errorf("%w: it takes back that %s is out", errHead, m.ID.Short())
+		}
+	}
+	return nil
+}
+
 // adoptView takes over how a member sees the coordinators. A coordinator's own word counts; others only pass on what is newer
-// than what we know and not from the future. A liar can at worst make us ask the wrong nodes for a leader.
+// than what we know and not from the future, and they can name only issuers. A liar can at worst make us ask the wrong nodes for a leader.
 func (g *Group) adoptView(v Coordinators, from identity.NodeID) {
 	now := g.cfg.Now()
 	g.publishing.Lock()
 	defer g.publishing.Unlock()
 	s := g.state.Load()
-	v.Voters = slices.DeleteFunc(sortedIDs(v.Voters), func(id identity.NodeID) bool { return !s.Active(id) })
-	if len(v.Voters) == 0 || len(v.Voters) > maxServers {
+	if len(v.Voters) > maxServers {
 		return
 	}
+	v.Voters = slices.DeleteFunc(sortedIDs(v.Voters), func(id identity.NodeID) bool { return !s.Active(id) })
 	own := v.Voter(from) && s.MaySpeakRaft(from, now)
+	if !own {
+		v.Voters = slices.DeleteFunc(v.Voters, func(id identity.NodeID) bool { return !s.MaySpeakRaft(id, now) })
+	}
 	switch {
+	case len(v.Voters) == 0:
+		return
 	case own && v.Term < s.Coordinators.Term && !v.Quorum && s.Coordinators.Quorum:
 		return // a voter that is cut off
 	case own:

@@ -119,6 +119,13 @@ type enrollRequest struct {
 	Request []byte
 }
 
+// enrollRate and enrollBurst bound the requests that a node looks at: each costs it some 0.5 ms of signatures and, if its form is right, the
+// leader as much again, so that all strangers together get at most a tenth of a core. Who is over it waits.
+const (
+	enrollRate  = 100 // a second
+	enrollBurst = 200
+)
+
 const enrollRequestMax = invitation.RequestMax + 16
 
 // serveEnroll answers a joiner: the only protocol that strangers may speak.
@@ -130,6 +137,9 @@ func (g *Group) serveEnroll(ctx context.Context, s Stream) {
 	var req enrollRequest
 	if err := wire.ReadMessage(s, &req, enrollRequestMax); err != nil {
 		return
+	}
+	if err := g.enrolling.Wait(ctx); err != nil {
+		return // the joiner has given up, or would have to wait longer than it has
 	}
 	a, err := g.enroll(ctx, req.Request)
 	if err := wire.WriteMessage(s, answerOf(a, err), answerMax); err != nil {

@@ -23,7 +23,8 @@ func (n *Node) refusedBy(r *control.Refused, tlsKey [32]byte) {
 		return
 	}
 	state := m.group.State()
-	if state.Coordinators.Voter(r.Peer) {
+	// Who votes may be hearsay; that it was made a coordinator is signed.
+	if state.Coordinators.Voter(r.Peer) && state.MaySpeakRaft(r.Peer, time.Now()) {
 		n.turnedAway(state.Mesh.Name, "its coordinator "+e.Member.Name+" says so")
 		return
 	}
