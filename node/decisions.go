@@ -19,7 +19,7 @@ const decideMax = 5 * time.Second
 
 // Bounds of an invitation.
 const (
-	inviteUsesMax = 1000
+	inviteUsesMax = 10_000
 	inviteLife    = 24 * time.Hour
 	inviteLifeMax = 365 * 24 * time.Hour
 )

@@ -186,6 +186,8 @@ func (m *membership) followGossip() {
 		select {
 		case <-m.ctx.Done():
 			return
+		case id := <-m.gone:
+			m.dropLeft(id)
 		case e := <-m.pool.Events():
 			n.log.Debug("gossip", "peer", e.ID.Short(), "event", e.Kind.String())
 			switch e.Kind {
@@ -199,6 +201,8 @@ func (m *membership) followGossip() {
 				}
 			case gossip.MemberDead:
 				n.control.Suspect(e.ID)
+			case gossip.MemberLeft:
+				m.dropLeft(e.ID)
 			case gossip.UnknownMember:
 				m.pullUnknown(e)
 			}
@@ -220,6 +224,31 @@ func (m *membership) note(id identity.NodeID, addrs []netip.AddrPort) {
 	}
 	if err := book.Flush(); err != nil {
 		m.node.log.Warn("address book not kept", "err", err)
+	}
+}
+
+// goneMax is how many lost connections may wait to be looked at. Whose does not find room keeps its tunnel until it comes back.
+const goneMax = 64
+
+// connectionChanged notes who has lost its last control connection. It must not block.
+func (n *Node) connectionChanged(p control.Peer, up bool) {
+	m := n.online.Load()
+	if m == nil || up {
+		return
+	}
+	select {
+	case m.gone <- p.ID:
+	default:
+	}
+}
+
+// dropLeft ends the tunnel to a node that has stopped, and so has taken its keys with it: the first packet after its return then waits for new
+// ones instead of being lost under the old. Gossip's word alone is not enough, the node must be gone from the control channel as well: one who
+// lies about another must not touch its tunnels.
+func (m *membership) dropLeft(id identity.NodeID) {
+	e, ok := m.node.peers.Get(id)
+	if ok && e.State == peer.Left && !m.node.control.Connected(id) {
+		m.plane.Drop(id)
 	}
 }
 

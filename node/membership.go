@@ -35,8 +35,9 @@ type membership struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 
-	changed chan struct{} // 1: the ledger or its copy has changed
-	publish chan struct{} // 1: what we say of ourselves may have changed
+	changed chan struct{}        // 1: the ledger or its copy has changed
+	gone    chan identity.NodeID // whose last control connection has ended
+	publish chan struct{}        // 1: what we say of ourselves may have changed
 
 	mu      sync.Mutex
 	cutOff  map[identity.NodeID]bool // revoked nodes whose tunnels and connections were ended
@@ -54,7 +55,7 @@ type proxies struct {
 // assemble brings the membership to life around a group that has been founded, joined or read from disk.
 func (n *Node) newMembership() *membership {
 	m := &membership{
-		node: n, changed: make(chan struct{}, 1), publish: make(chan struct{}, 1), cutOff: map[identity.NodeID]bool{},
+		node: n, changed: make(chan struct{}, 1), gone: make(chan identity.NodeID, goneMax), publish: make(chan struct{}, 1), cutOff: map[identity.NodeID]bool{},
 		adopted: map[identity.NodeID]uint64{}, voters: map[identity.NodeID]time.Time{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())

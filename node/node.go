@@ -114,7 +114,11 @@ func (n *Node) open() (err error) {
 		Key: n.key, Network: n.socket, Trust: n.trust, Chain: n.chain, Known: n.isMemberKey, Refused: n.refusedBy, Rand: n.cfg.Rand,
 		Log: n.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	n.control.OnConnection(n.connectionChanged)
+	return nil
 }
 
 // trust is what control connections are verified against; nil in no mesh.

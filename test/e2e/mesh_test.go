@@ -231,3 +231,16 @@ func TestNothingCrossesTheWireInClear(t *testing.T) {
 		}
 	}
 }
+
+func TestTheFirstPacketToANodeThatCameBackArrives(t *testing.T) {
+	need(t)
+	_, nodes := mesh.Grow(t, 3)
+	mesh.Everybody(t, settled, nodes...)
+	here, there := nodes[1], nodes[2]
+	here.Must("ping", there.Name, "-c", "1")
+	there.Must("down")
+	there.Process.Wait(settled)
+	there.Start()
+	there.Online(settled)
+	here.Must("ping", there.Name, "-c", "1")
+}
