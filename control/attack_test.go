@@ -177,6 +177,45 @@ func TestHellosThatAreNoneEndTheConnection(t *testing.T) {
 	}
 }
 
+// TestADialerShowsItselfOnlyToWhoHoldsTheMembersKey puts somebody in the middle, who answers at a member's address with a TLS key of its own.
+func TestADialerShowsItselfOnlyToWhoHoldsTheMembersKey(t *testing.T) {
+	m := controltest.New(t, 2)
+	victim, member := m.Nodes[0], m.Nodes[1]
+	member.Kill()
+	port := m.Network.Attach(member.Key.Public())
+	middle := &quic.Transport{Conn: port}
+	defer func() { _ = middle.Close(); _ = port.Close() }()
+	own, err := identity.Generate(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := middle.Listen(clientTLS(t, own.Ed25519()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan int, 1) // bytes of the victim's hello
+	go func() {
+		defer close(said)
+		qc, err := l.Accept(within(t))
+		if err != nil {
+			return
+		}
+		s, err := qc.AcceptStream(within(t))
+		if err != nil {
+			return
+		}
+		b, _ := io.ReadAll(s)
+		said <- len(b)
+	}()
+	_, err = victim.Host.Open(within(t), member.ID, "echo")
+	if !errors.Is(err, &control.Refused{Code: uint64(control.ReasonWrongNode)}) {
+		t.Errorf("the victim says: %v", err)
+	}
+	if n := <-said; n > 0 {
+		t.Errorf("the victim said %d bytes to somebody in the middle", n)
+	}
+}
+
 // TestASlowHelloCostsAPlaceOnlyForSeconds connects and says nothing, or one byte.
 func TestASlowHelloCostsAPlaceOnlyForSeconds(t *testing.T) {
 	synctest.Test(t, slowHelloCostsAPlaceOnlyForSeconds)

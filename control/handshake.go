@@ -49,6 +49,9 @@ func (h *Host) greet(ctx context.Context, qc *quic.Conn, want identity.NodeID) (
 	if err != nil {
 		return nil, err
 	}
+	if key, known := h.cfg.TLSKey(want); known && key != theirs.tlsKey {
+		return nil, refuse(want, ReasonWrongNode, "the TLS key is not that member's")
+	}
 	g := &greeting{conn: c, theirs: theirs, creds: h.credentials(), want: want}
 	c.enrolled, c.trusted = g.creds.chain != nil, g.creds.trust != nil
 	ours, err := newHello(h.cfg.Key, h.instance, g.creds.chain, theirs.ours())

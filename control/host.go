@@ -47,6 +47,9 @@ type Config struct {
 	Refused func(r *Refused, tlsKey [32]byte)
 	// Known reports whether a WireGuard key is a member's, so that strangers cannot take members' places. Optional.
 	Known func(identity.WireGuardKey) bool
+	// TLSKey returns the Ed25519 key of a member that is known. Who dials it shows what it is only to who holds that key in TLS: a path check
+	// proves an address, and somebody on the way can answer there all the same. Optional.
+	TLSKey func(identity.NodeID) (key [32]byte, known bool)
 	// KeepAlive is the period of QUIC keep-alives, none if zero: idle connections then end after a minute.
 	KeepAlive time.Duration
 	Rand      io.Reader // default crypto/rand
@@ -141,6 +144,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Known == nil {
 		cfg.Known = func(identity.WireGuardKey) bool { return false }
+	}
+	if cfg.TLSKey == nil {
+		cfg.TLSKey = func(identity.NodeID) (key [32]byte, known bool) { return key, false }
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader

@@ -111,8 +111,8 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	n.control, err = control.New(control.Config{
-		Key: n.key, Network: n.socket, Trust: n.trust, Chain: n.chain, Known: n.isMemberKey, Refused: n.refusedBy, Rand: n.cfg.Rand,
-		Log: n.log,
+		Key: n.key, Network: n.socket, Trust: n.trust, Chain: n.chain, Known: n.isMemberKey, TLSKey: n.tlsKey,
+		Refused: n.refusedBy, Rand: n.cfg.Rand, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -140,6 +140,15 @@ func (n *Node) chain() *certificate.Chain {
 func (n *Node) isMemberKey(k identity.WireGuardKey) bool {
 	_, ok := n.peers.ByKey(k)
 	return ok
+}
+
+// tlsKey is the key that a member proves in TLS.
+func (n *Node) tlsKey(id identity.NodeID) (key [32]byte, known bool) {
+	e, ok := n.peers.Get(id)
+	if !ok || e.Member == nil {
+		return key, false
+	}
+	return e.Member.Public.Ed25519, true
 }
 
 // ID is the node's ID.

@@ -152,6 +152,13 @@ func (n *Node) Start() {
 			}
 		},
 		Known: func(k identity.WireGuardKey) bool { _, ok := n.Peers.ByKey(k); return ok },
+		TLSKey: func(id identity.NodeID) (key [32]byte, known bool) {
+			e, ok := n.Peers.Get(id)
+			if ok {
+				key = e.Member.Public.Ed25519
+			}
+			return key, ok
+		},
 	})
 	if err != nil {
 		n.Mesh.T.Fatal(err)
