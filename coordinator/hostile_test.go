@@ -1,7 +1,9 @@
 package coordinator
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -60,6 +62,34 @@ func TestHearsayMakesNoCoordinator(t *testing.T) {
 		if c := victim.group.State().Coordinators; c.Voter(liar.id()) || c.Leader == liar.id() {
 			t.Errorf("the victim takes a plain member for a coordinator: %+v", c)
 		}
+	})
+}
+
+// A member that claims to know more, over and over, and then says nothing does not keep a revocation from anybody.
+func TestMemberThatStallsPullsHidesNoRevocation(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(6)
+		settle(l, 5)
+		leader := l.leader()
+		i := slices.IndexFunc(nodes, func(m *member) bool { return !contains(leader.group.State().Coordinators.Voters, m.id()) })
+		victim := nodes[i]
+		liar := l.node(6)
+		liar.join(leader, leader.invite(InviteSpec{}))
+		liar.port.Handle(ProtocolState, false, func(ctx context.Context, s Stream) { <-ctx.Done(); s.Close() })
+		l.eventually(20*time.Second, "the victim knows the liar", func() bool { return victim.group.State().Active(liar.id()) })
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() {
+			for ctx.Err() == nil {
+				victim.group.PullSoon(liar.id())
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		time.Sleep(time.Second)
+		if err := leader.group.Revoke(t.Context(), liar.id(), "lies"); err != nil {
+			t.Fatal(err)
+		}
+		l.eventually(5*time.Second, "the victim knows of the revocation", func() bool { return victim.group.Trust().Revoked(liar.id()) })
 	})
 }
 

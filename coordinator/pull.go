@@ -203,7 +203,7 @@ func (g *Group) fetch() {
 	for {
 		select {
 		case from := <-g.pullFrom:
-			if err := g.Pull(g.ctx, from); err != nil {
+			if err := g.pullOffered(from); err != nil {
 				g.cfg.Log.Debug("coordinator: no state from the member that offered one", "peer", from.Short(), "err", err)
 			}
 		case <-g.pollNow:
@@ -217,6 +217,19 @@ func (g *Group) fetch() {
 			return
 		}
 	}
+}
+
+// pullOffered pulls from who is said to know more. A plain member gets less time for it, and if it does not deliver the coordinators are
+// asked: one that claims much and says nothing must not keep a revocation from us.
+func (g *Group) pullOffered(from identity.NodeID) error {
+	if g.state.Load().MaySpeakRaft(from, g.cfg.Now()) {
+		return g.Pull(g.ctx, from)
+	}
+	err := g.pullWithin(from)
+	if err != nil && g.ctx.Err() == nil {
+		g.poll()
+	}
+	return err
 }
 
 // jitter spreads the members' pulls: d to 1.5 d.
