@@ -86,6 +86,9 @@ func ParseAnswer(raw []byte, mesh identity.MeshID, self identity.NodeID, now tim
 	if !ok || s.Version != 0 {
 		return Answer{}, errors.New("coordinator: the answer to the enrolment is for another node")
 	}
+	if !s.Mesh.IPv4.Contains(m.Certificate.IPv4) { // the prefix is not signed until the first pull, the address is
+		return Answer{}, errors.New("coordinator: the answer to the enrolment has an address outside the mesh's prefix")
+	}
 	if _, err := s.trust.VerifyMember(m.Raw, now); err != nil {
 		return Answer{}, fmt.Errorf("coordinator: the certificate in the answer: %w", err)
 	}

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -117,4 +118,15 @@ func TestEnrolmentFloodIsSlowedDown(t *testing.T) {
 			t.Errorf("%d requests were served in %v", enrollBurst+over, took)
 		}
 	})
+}
+
+func TestOverlayPrefixLeadsNoneOfTheInternetAway(t *testing.T) {
+	for prefix, good := range map[string]bool{
+		"10.86.0.0/16": true, "10.0.0.0/8": true, "172.31.0.0/16": true, "192.168.7.0/24": true, "100.64.0.0/10": true,
+		"8.0.0.0/8": false, "172.0.0.0/8": false, "192.0.0.0/8": false, "127.0.0.0/8": false, "169.254.0.0/16": false, "10.86.0.1/16": false,
+	} {
+		if err := checkPrefix(netip.MustParsePrefix(prefix)); (err == nil) != good {
+			t.Errorf("%s: %v", prefix, err)
+		}
+	}
 }

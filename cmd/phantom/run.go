@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -48,6 +49,7 @@ func (a *app) runNode(ctx context.Context, flags config.Layer, report *report) e
 	if err != nil {
 		return err
 	}
+	syscall.Umask(0o077) // what libraries write into the state folder, raft's snapshots, is private too wherever it is copied
 	if err := prepareState(settings.State); err != nil {
 		return err
 	}
