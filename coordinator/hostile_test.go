@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,13 +80,15 @@ func TestMemberThatStallsPullsHidesNoRevocation(t *testing.T) {
 		liar.port.Handle(ProtocolState, false, func(ctx context.Context, s Stream) { <-ctx.Done(); s.Close() })
 		l.eventually(20*time.Second, "the victim knows the liar", func() bool { return victim.group.State().Active(liar.id()) })
 		ctx, stop := context.WithCancel(t.Context())
+		var lying sync.WaitGroup
+		defer lying.Wait()
 		defer stop()
-		go func() {
+		lying.Go(func() {
 			for ctx.Err() == nil {
 				victim.group.PullSoon(liar.id())
 				time.Sleep(time.Millisecond)
 			}
-		}()
+		})
 		time.Sleep(time.Second)
 		if err := leader.group.Revoke(t.Context(), liar.id(), "lies"); err != nil {
 			t.Fatal(err)
