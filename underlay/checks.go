@@ -228,9 +228,18 @@ func (o *owner) respond(n *node, m *nat.Message, ep conn.Endpoint, validated boo
 		return
 	}
 	_ = o.bind.Send([][]byte{b}, ep) // lost is lost: they ask again
-	if !validated && nat.Budget(m.Size, len(b)) {
-		_ = o.check(n, from, false, nil)
+	if validated || !nat.Budget(m.Size, len(b)) {
+		return
 	}
+	bucket, rate := &o.strangeChallenges, strangeChallenges
+	if m.Keyed {
+		bucket, rate = &o.keyedChallenges, keyedChallenges
+	}
+	if !bucket.take(rate, o.now()) {
+		o.stats.drop(dropLimited, 1)
+		return
+	}
+	_ = o.check(n, from, false, nil)
 }
 
 // requester returns the node that sent a check, or why it gets no answer. The first check under a key costs a curve operation: a

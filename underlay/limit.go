@@ -14,6 +14,11 @@ var (
 	// newKeys bounds the keys never seen before that one prefix may bring, newKeysTotal those of all prefixes.
 	newKeys      = rate{perSecond: 5, burst: 20}
 	newKeysTotal = rate{perSecond: 100, burst: 200}
+	// strangeChallenges and keyedChallenges bound the challenges to sources without a path, of all prefixes together: for requests that anybody
+	// could have made up, and for those whose key was right. Each challenge holds a transaction for transactionLife (5 s), so at most
+	// 300 + 5·100 + 800 + 5·400 = 3,600 of the transactionsMax 4,096: a flood leaves room for our own checks.
+	strangeChallenges = rate{perSecond: 100, burst: 300}
+	keyedChallenges   = rate{perSecond: 400, burst: 800}
 )
 
 // limitPrefixes bounds the prefixes a limiter remembers: 4,096 × about 100 bytes.

@@ -10,10 +10,12 @@ import (
 type owner struct {
 	*Socket
 	newKeysTotal bucket
-	list         []*node // scratch of all
-	swept        instant
-	timer        *time.Timer
-	due          instant // when the timer fires
+	// Of challenges to sources without a path.
+	strangeChallenges, keyedChallenges bucket
+	list                               []*node // scratch of all
+	swept                              instant
+	timer                              *time.Timer
+	due                                instant // when the timer fires
 }
 
 // Intervals of the owner's chores.
@@ -25,6 +27,7 @@ const (
 // run ends when the socket closes.
 func (o *owner) run() {
 	o.newKeysTotal.tokens = newKeysTotal.burst
+	o.strangeChallenges.tokens, o.keyedChallenges.tokens = strangeChallenges.burst, keyedChallenges.burst
 	changed, cancel := o.peers.Watch()
 	defer cancel()
 	local := time.NewTicker(localInterval)

@@ -273,6 +273,37 @@ func TestARevokedNodeIsCutOffAtOnce(t *testing.T) {
 	})
 }
 
+func TestAFloodOfOpeningsLeavesRoomForOurOwnChecks(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var w underlaytest.Network
+		a, b := onNetwork(t, &w, 0, "192.0.2.1"), onNetwork(t, &w, 1, "192.0.2.2")
+		defer a.Close()
+		defer b.Close()
+		a.knows(b)
+		b.knows(a)
+		a.mustConnect(b)
+		// Somebody who knows a member's public key, which is no secret, and can forge any source address.
+		for second := range 10 {
+			for i := range 900 {
+				from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{20 + byte(second), byte(i >> 8), byte(i), 1}), 4444)
+				opening := nat.CheckRequest{Transaction: nat.TransactionID{byte(second), byte(i >> 8), byte(i)}, Sender: b.public, Opening: true}
+				w.Deliver(from, nodeA, opening.Encode())
+				synctest.Wait()
+			}
+			time.Sleep(time.Second)
+		}
+		a.transactions.mu.Lock()
+		waiting := len(a.transactions.byID)
+		a.transactions.mu.Unlock()
+		if room := transactionsMax - waiting; room < transactionsMax/8 {
+			t.Errorf("room for %d checks of our own is left", room)
+		}
+		if _, err := a.Probe(t.Context(), b.id()); err != nil {
+			t.Errorf("our own check during the flood: %v", err)
+		}
+	})
+}
+
 func FuzzReceive(f *testing.F) {
 	pair, _ := keys[1].PathKey(keys[0].Public().WireGuard)
 	f.Add([]byte{}, true)
