@@ -114,6 +114,8 @@ func TestBadValuesNameKeyValueAndPlace(t *testing.T) {
 		{"tun: a/b", "not a name"},
 		{"ipv4: fd00::/8", "IPv4 range"},
 		{"ipv4: 10.0.0.0/30", "IPv4 range"},
+		{"ipv4: 8.8.0.0/16", "private IPv4 range"},
+		{"ipv4: 172.0.0.0/8", "private IPv4 range"},
 		{"no-lan: perhaps", "use true or false"},
 		{"listen: [" + strings.Repeat("127.0.0.1, ", 65) + "127.0.0.1]", "too many"},
 	} {

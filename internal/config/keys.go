@@ -230,11 +230,21 @@ func setForward(s *Settings, v []string) error {
 	return nil
 }
 
+// privateIPv4 is where a mesh may have its addresses (RFC 1918 §3, RFC 6598 §7).
+var privateIPv4 = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"),
+}
+
 func setIPv4(s *Settings, v []string) error {
 	p, err := netip.ParsePrefix(v[0])
 	// A mesh hands out /32 leases: fewer than 14 of them is a mistake, more than a /8 collides with everything.
 	if err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 28 {
 		return errors.New("use an IPv4 range from /8 to /28, such as 10.86.0.0/16")
+	}
+	// A public range would take the way to somebody else's machines away from every member.
+	if !slices.ContainsFunc(privateIPv4, func(space netip.Prefix) bool { return space.Bits() <= p.Bits() && space.Contains(p.Addr()) }) {
+		return errors.New("use a private IPv4 range: one in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10")
 	}
 	s.IPv4 = p.Masked()
 	return nil
