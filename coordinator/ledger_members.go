@@ -10,6 +10,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/config"
 )
 
 // put stores a member and brings the derived maps up to date.
@@ -209,14 +210,10 @@ func (l *Ledger) freeName(want string, self identity.NodeID) string {
 
 var errPrefix = errors.New("the mesh's IPv4 prefix must be private or shared space between /8 and /30, without host bits")
 
-// overlaySpace is what a mesh may use: private (RFC 1918) and shared space (RFC 6598). Every member routes the mesh's prefix into it, so a
-// prefix of the internet would lead that away.
-var overlaySpace = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"),
-	netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("100.64.0.0/10")}
-
+// checkPrefix tells what keeps a prefix from being a mesh's. Every member routes it into the mesh, so a prefix of the internet would lead that
+// away.
 func checkPrefix(p netip.Prefix) error {
-	inside := func(space netip.Prefix) bool { return space.Bits() <= p.Bits() && space.Contains(p.Addr()) }
-	if !p.IsValid() || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 30 || p.Masked() != p || !slices.ContainsFunc(overlaySpace, inside) {
+	if !p.IsValid() || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 30 || p.Masked() != p || !config.IsPrivateIPv4(p) {
 		return fmt.Errorf("%w: %s", errPrefix, p)
 	}
 	return nil

@@ -54,7 +54,7 @@ var Keys = []Key{
 	{Name: "forward", Value: "PORT=HOST:PORT", Usage: "overlay TCP port to an address of this host (userspace networking)", List: true, set: setForward},
 	{Name: "ipv4", Value: "PREFIX", Usage: "overlay IPv4 range when founding a mesh (default 10.86.0.0/16)", set: setIPv4},
 	{Name: "metrics", Value: "ADDR", Usage: "serve Prometheus metrics over HTTP here", set: hostPort(func(s *Settings) *string { return &s.Metrics })},
-	{Name: "web", Value: "ADDR", Usage: "serve the web page here", set: hostPort(func(s *Settings) *string { return &s.Web })},
+	{Name: "web", Value: "ADDR", Usage: "serve the web page here (this version has none and only warns)", set: hostPort(func(s *Settings) *string { return &s.Web })},
 }
 
 // Lookup finds a key by name.
@@ -236,6 +236,11 @@ var privateIPv4 = []netip.Prefix{
 	netip.MustParsePrefix("100.64.0.0/10"),
 }
 
+// IsPrivateIPv4 reports whether all of a range lies in private or shared space.
+func IsPrivateIPv4(p netip.Prefix) bool {
+	return slices.ContainsFunc(privateIPv4, func(space netip.Prefix) bool { return space.Bits() <= p.Bits() && space.Contains(p.Addr()) })
+}
+
 func setIPv4(s *Settings, v []string) error {
 	p, err := netip.ParsePrefix(v[0])
 	// A mesh hands out /32 leases: fewer than 14 of them is a mistake, more than a /8 collides with everything.
@@ -243,7 +248,7 @@ func setIPv4(s *Settings, v []string) error {
 		return errors.New("use an IPv4 range from /8 to /28, such as 10.86.0.0/16")
 	}
 	// A public range would take the way to somebody else's machines away from every member.
-	if !slices.ContainsFunc(privateIPv4, func(space netip.Prefix) bool { return space.Bits() <= p.Bits() && space.Contains(p.Addr()) }) {
+	if !IsPrivateIPv4(p) {
 		return errors.New("use a private IPv4 range: one in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10")
 	}
 	s.IPv4 = p.Masked()
