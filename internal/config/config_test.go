@@ -64,6 +64,7 @@ func TestEveryKeyHasFlagVariableAndFileForm(t *testing.T) {
 		"state": "/s", "log-level": "warn", "name": "nas", "region": "home", "port": "0", "listen": "127.0.0.1", "bootstrap": "a.example:51820",
 		"no-lan": "true", "timing": "wan", "tun": "userspace", "mtu": "1400", "socks5": "127.0.0.1:1080", "http-proxy": "127.0.0.1:3128",
 		"forward": "80=127.0.0.1:8080", "ipv4": "10.9.0.0/16", "metrics": "127.0.0.1:9090", "web": "127.0.0.1:8086",
+		"no-relay": "true", "relay-rate": "12.5", "stun": "stun.example:3478", "advertise": "198.51.100.7:51820", "no-port-mapping": "true",
 	}
 	for _, k := range Keys {
 		v, ok := values[k.Name]
@@ -117,6 +118,14 @@ func TestBadValuesNameKeyValueAndPlace(t *testing.T) {
 		{"ipv4: 8.8.0.0/16", "private IPv4 range"},
 		{"ipv4: 172.0.0.0/8", "private IPv4 range"},
 		{"no-lan: perhaps", "use true or false"},
+		{"no-relay: perhaps", "use true or false"},
+		{"relay-rate: 0", "--no-relay to carry nothing"},
+		{"relay-rate: NaN", "use a number of Mbit/s"},
+		{"relay-rate: fast", "use a number of Mbit/s"},
+		{"stun: stun.example", "is not host:port"},
+		{"advertise: 127.0.0.1:51820", "no address and port that others could reach"},
+		{"advertise: 198.51.100.7", "no address and port that others could reach"},
+		{"advertise: 'home.example:51820'", "no address and port that others could reach"},
 		{"listen: [" + strings.Repeat("127.0.0.1, ", 65) + "127.0.0.1]", "too many"},
 	} {
 		l, err := Parse("f.yaml", []byte(tt.text))

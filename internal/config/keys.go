@@ -19,6 +19,9 @@ const (
 	mtuMin     = 1280 // RFC 8200 §5: IPv6 needs it
 	mtuMax     = 9000 // jumbo frames; more gains nothing over a UDP underlay
 	listMax    = 64   // addresses, bootstraps, forwards: more is a mistake
+
+	relayRateMin = 0.1    // Mbit/s: less would starve even the relay's own control traffic
+	relayRateMax = 100000 // more than any machine's uplink
 )
 
 // Key is one setting: its name is the flag, the key of the file, and in capitals with PHANTOM_ in front the variable.
@@ -45,7 +48,12 @@ var Keys = []Key{
 	{Name: "port", Value: "N", Usage: "UDP port, 0 for any free one (default 51820)", set: setPort},
 	{Name: "listen", Value: "ADDR", Usage: "local address to bind and offer (default: all)", List: true, set: setListen},
 	{Name: "bootstrap", Value: "HOST:PORT", Usage: "member to try first", List: true, set: setBootstrap},
-	{Name: "no-lan", Usage: "no beacons and no search on the LAN (this version has none)", set: setNoLAN},
+	{Name: "no-lan", Usage: "no beacons and no search on the LAN (this version has none)", set: toggle(func(s *Settings) *bool { return &s.NoLAN })},
+	{Name: "no-relay", Usage: "never carry other members' packets", set: toggle(func(s *Settings) *bool { return &s.NoRelay })},
+	{Name: "relay-rate", Value: "MBIT", Usage: "most to carry for others, in Mbit/s (default 100)", set: setRelayRate},
+	{Name: "stun", Value: "HOST:PORT", Usage: "STUN server to ask beside the members", List: true, set: setSTUN},
+	{Name: "advertise", Value: "ADDR:PORT", Usage: "public address that a router forwards to this node by hand", List: true, set: setAdvertise},
+	{Name: "no-port-mapping", Usage: "never ask the router for a port (PCP, NAT-PMP, UPnP)", set: toggle(func(s *Settings) *bool { return &s.NoPortMapping })},
 	{Name: "timing", Value: "lan|wan", Usage: "timeouts for a LAN or for far regions (default lan)", set: setTiming},
 	{Name: "tun", Value: "NAME|userspace", Usage: "TUN device, or userspace networking (default: a device where allowed)", set: setTUN},
 	{Name: "mtu", Value: "N", Usage: "MTU of the overlay", set: setMTU},
@@ -132,23 +140,52 @@ func setListen(s *Settings, v []string) error {
 	return nil
 }
 
-func setBootstrap(s *Settings, v []string) error {
-	s.Bootstrap = nil
+func setBootstrap(s *Settings, v []string) error { return setHosts(&s.Bootstrap, v) }
+
+func setSTUN(s *Settings, v []string) error { return setHosts(&s.STUN, v) }
+
+func setHosts(field *[]string, v []string) error {
+	*field = nil
 	for _, a := range v {
 		if err := checkHostPort(a, 1); err != nil {
 			return err
 		}
-		s.Bootstrap = append(s.Bootstrap, a)
+		*field = append(*field, a)
 	}
 	return nil
 }
 
-func setNoLAN(s *Settings, v []string) error {
-	b, err := strconv.ParseBool(v[0])
-	if err != nil {
-		return errors.New("use true or false")
+// toggle sets a switch.
+func toggle(field func(*Settings) *bool) func(*Settings, []string) error {
+	return func(s *Settings, v []string) error {
+		b, err := strconv.ParseBool(v[0])
+		if err != nil {
+			return errors.New("use true or false")
+		}
+		*field(s) = b
+		return nil
 	}
-	s.NoLAN = b
+}
+
+func setRelayRate(s *Settings, v []string) error {
+	n, err := strconv.ParseFloat(v[0], 64)
+	if err != nil || !(n >= relayRateMin && n <= relayRateMax) {
+		return fmt.Errorf("use a number of Mbit/s from %g to %d; --no-relay to carry nothing", relayRateMin, relayRateMax)
+	}
+	s.RelayRate = int(n * 1e6 / 8)
+	return nil
+}
+
+func setAdvertise(s *Settings, v []string) error {
+	s.Advertise = nil
+	for _, a := range v {
+		addr, err := netip.ParseAddrPort(a)
+		ip := addr.Addr().Unmap()
+		if err != nil || addr.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLoopback() || ip.Zone() != "" {
+			return fmt.Errorf("%q is no address and port that others could reach, such as 198.51.100.7:51820", a)
+		}
+		s.Advertise = append(s.Advertise, netip.AddrPortFrom(ip, addr.Port()))
+	}
 	return nil
 }
 

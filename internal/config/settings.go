@@ -35,6 +35,12 @@ type Settings struct {
 	NoLAN     bool         // no beacons, no search on the LAN
 	Timing    string       // LAN or WAN
 
+	NoRelay       bool             // carry nothing for other members
+	RelayRate     int              // bytes a second to carry for others at most
+	STUN          []string         // host:port of servers to ask for our address, beside the members
+	Advertise     []netip.AddrPort // public addresses that lead here because somebody set up a router by hand
+	NoPortMapping bool             // never ask the router for a port
+
 	TUN       string    // device name, Userspace, or empty: a device where there is the right to, else userspace
 	MTU       int       // of the overlay; 0: the node's choice
 	SOCKS5    string    // host:port of the SOCKS5 proxy into the overlay (userspace mode); empty: none
@@ -65,7 +71,9 @@ func Defaults() Settings {
 		Region:   "default",
 		Port:     51820,
 		Timing:   LAN,
-		IPv4:     netip.MustParsePrefix("10.86.0.0/16"),
+		// A fifth of what one core forwards, and no more than a home's fibre notices.
+		RelayRate: 100e6 / 8,
+		IPv4:      netip.MustParsePrefix("10.86.0.0/16"),
 	}
 	s.State = defaultState(os.Geteuid(), os.Getenv)
 	return s
