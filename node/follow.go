@@ -341,7 +341,8 @@ func (m *membership) publishRecords() {
 }
 
 func sameNews(a, b peer.Record) bool {
-	return a.Region == b.Region && a.StateVersion == b.StateVersion && a.Voter == b.Voter && slices.Equal(a.Endpoints, b.Endpoints)
+	return a.Region == b.Region && a.StateVersion == b.StateVersion && a.Voter == b.Voter && a.Relay == b.Relay && a.NAT == b.NAT &&
+		slices.Equal(a.Endpoints, b.Endpoints) && slices.Equal(a.Relays, b.Relays)
 }
 
 // describe is what there is to say of this node now, without a sequence.

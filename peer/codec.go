@@ -14,14 +14,15 @@ import (
 // The encoded record, all integers big-endian:
 //
 //	offset        size  field
-//	0             1     version, 1
+//	0             1     version, 2
 //	1             1     flags: 0x01 voter, 0x02 relay, the rest zero
-//	2             8     sequence
-//	10            8     state version
-//	18            1     R, length of the region, 0–63
-//	19            R     region, printable UTF-8
-//	19+R          1     E, number of endpoints, 0–8
-//	20+R          …     E endpoints, each
+//	2             1     NAT in front of the node, 0–4
+//	3             8     sequence
+//	11            8     state version
+//	19            1     R, length of the region, 0–63
+//	20            R     region, printable UTF-8
+//	20+R          1     E, number of endpoints, 0–8
+//	21+R          …     E endpoints, each
 //	                      1     family in the high four bits (4 or 6), kind in the low four (1–3)
 //	                      4|16  address
 //	                      2     port, not zero
@@ -29,14 +30,14 @@ import (
 //	              32×N  node IDs of the relays
 //	              64    Ed25519 signature over node ID ‖ everything before the signature
 //
-// Largest: 18 + 1+63 + 1+8×19 + 1+2×32 + 64 = 364 bytes. There is one encoding for one record: no endpoint or relay twice, no
+// Largest: 19 + 1+63 + 1+8×19 + 1+2×32 + 64 = 365 bytes. There is one encoding for one record: no endpoint or relay twice, no
 // IPv4 address inside an IPv6 one, nothing after the signature.
 const (
-	recordVersion = 1
+	recordVersion = 2
 	flagVoter     = 0x01
 	flagRelay     = 0x02
 	flagsKnown    = flagVoter | flagRelay
-	fixedSize     = 18
+	fixedSize     = 19
 	signatureSize = 64
 	recordLargest = fixedSize + 1 + RegionMax + 1 + EndpointsMax*19 + 1 + RelaysMax*32 + signatureSize
 )
@@ -53,7 +54,7 @@ func (r Record) appendBody(b []byte) []byte {
 	if r.Relay {
 		flags |= flagRelay
 	}
-	b = append(b, recordVersion, flags)
+	b = append(b, recordVersion, flags, byte(r.NAT))
 	b = binary.BigEndian.AppendUint64(b, r.Sequence)
 	b = binary.BigEndian.AppendUint64(b, r.StateVersion)
 	b = append(b, byte(len(r.Region)))
@@ -94,6 +95,9 @@ func ParseRecord(id identity.NodeID, b []byte) (Record, error) {
 		d.fail("unknown flags %#x", flags)
 	}
 	r.Voter, r.Relay = flags&flagVoter != 0, flags&flagRelay != 0
+	if r.NAT = NAT(d.byte()); r.NAT > NATBlocked {
+		d.fail("unknown kind of NAT %d", uint8(r.NAT))
+	}
 	r.Sequence, r.StateVersion = d.uint64(), d.uint64()
 	r.Region = d.region()
 	r.Endpoints = d.endpoints()

@@ -56,6 +56,32 @@ func (k EndpointKind) String() string {
 	return fmt.Sprintf("kind-%d", uint8(k))
 }
 
+// NAT is the kind of NAT in front of a node, by how hard it is to get through.
+type NAT uint8
+
+// The kinds of NAT. The numbers are part of the record.
+const (
+	NATUnknown NAT = 0
+	// NATNone: the node's own address is the one others see.
+	NATNone NAT = 1
+	// NATEasy: one mapping for all destinations (RFC 4787 endpoint-independent mapping), so that others can be told of it.
+	NATEasy NAT = 2
+	// NATHard: another mapping for every destination (address-dependent, or address and port-dependent).
+	NATHard NAT = 3
+	// NATBlocked: no UDP gets through.
+	NATBlocked NAT = 4
+)
+
+var natNames = [...]string{NATUnknown: "unknown", NATNone: "none", NATEasy: "easy", NATHard: "hard", NATBlocked: "blocked"}
+
+// String returns the kind as in `status --json`.
+func (n NAT) String() string {
+	if int(n) < len(natNames) {
+		return natNames[n]
+	}
+	return fmt.Sprintf("nat-%d", uint8(n))
+}
+
 // Endpoint is an underlay address at which a node says it may be reached. It is a claim: only a path check makes it a path.
 type Endpoint struct {
 	Addr netip.AddrPort
@@ -93,6 +119,8 @@ type Record struct {
 	Voter bool
 	// Relay says that the node carries other members' packets.
 	Relay bool
+	// NAT is what stands between the node and the others, as far as it knows.
+	NAT NAT
 }
 
 // Sign encodes the record for key's node and signs it. Endpoints that may not stand in a record, and those beyond
@@ -107,6 +135,9 @@ func (r Record) Sign(key *identity.Key) ([]byte, error) {
 	}
 	if !validRegion(r.Region) {
 		return nil, fmt.Errorf("peer: region %q is not a name of at most %d bytes; choose a shorter, printable one", r.Region, RegionMax)
+	}
+	if r.NAT > NATBlocked {
+		r.NAT = NATUnknown
 	}
 	r.Endpoints = announced(r.Endpoints)
 	r.Relays = listed(r.Relays)

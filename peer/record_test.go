@@ -30,7 +30,7 @@ func endpoint(s string, k EndpointKind) Endpoint {
 // fullRecord fills every field to its bound.
 func fullRecord(id identity.NodeID) Record {
 	r := Record{
-		ID: id, Sequence: 1<<64 - 1, StateVersion: 1<<64 - 2, Voter: true, Relay: true,
+		ID: id, Sequence: 1<<64 - 1, StateVersion: 1<<64 - 2, Voter: true, Relay: true, NAT: NATBlocked,
 		Region: strings.Repeat("r", RegionMax),
 		Relays: []identity.NodeID{{1}, {2}},
 	}
@@ -46,7 +46,7 @@ func TestARecordSurvivesTheTrip(t *testing.T) {
 		"empty": {ID: key.ID()},
 		"full":  fullRecord(key.ID()),
 		"usual": {
-			ID: key.ID(), Sequence: 7, Region: "home", StateVersion: 42, Voter: true,
+			ID: key.ID(), Sequence: 7, Region: "home", StateVersion: 42, Voter: true, NAT: NATEasy,
 			Endpoints: []Endpoint{endpoint("192.0.2.7:51820", Local), endpoint("[2001:db8::1]:51820", Mapped)},
 		},
 	} {
@@ -133,10 +133,36 @@ func TestSigningRefusesARegionNobodyCanShow(t *testing.T) {
 	}
 }
 
+func TestARecordLooksAsItIsDocumented(t *testing.T) {
+	r := Record{
+		Sequence: 7, StateVersion: 42, Region: "home", Voter: true, Relay: true, NAT: NATEasy,
+		Endpoints: []Endpoint{endpoint("192.0.2.7:51820", Local), endpoint("[2001:db8::1]:51821", PortMapped)},
+		Relays:    []identity.NodeID{{1}},
+	}
+	want := "02" + "03" + "02" + "0000000000000007" + "000000000000002a" + "04" + "686f6d65" +
+		"02" + "41" + "c0000207" + "ca6c" + "63" + "20010db8000000000000000000000001" + "ca6d" +
+		"01" + "01" + strings.Repeat("00", 31)
+	if got := fmt.Sprintf("%x", r.appendBody(nil)); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	parsed, err := ParseRecord(identity.NodeID{}, append(r.appendBody(nil), make([]byte, signatureSize)...))
+	if err != nil || !reflect.DeepEqual(parsed, r) {
+		t.Errorf("read back %+v, %v", parsed, err)
+	}
+}
+
+func TestTheLargestRecordIsAsLargeAsDocumented(t *testing.T) {
+	key := newKey(t)
+	b, err := fullRecord(key.ID()).Sign(key)
+	if err != nil || len(b) != recordLargest || recordLargest != 365 {
+		t.Errorf("%d bytes, %v; the bound is %d", len(b), err, recordLargest)
+	}
+}
+
 // layout builds encoded records that an honest node would never make.
 func layout(change func(parts [][]byte) [][]byte) []byte {
 	parts := [][]byte{
-		{1, 0}, binary.BigEndian.AppendUint64(nil, 1), binary.BigEndian.AppendUint64(nil, 2),
+		{2, 0, 2}, binary.BigEndian.AppendUint64(nil, 1), binary.BigEndian.AppendUint64(nil, 2),
 		{4}, []byte("home"),
 		{1, 4<<4 | 1, 192, 0, 2, 7, 0xca, 0x6c},
 		{0},
@@ -155,8 +181,9 @@ func TestParseRefusesWhatIsNotCanonical(t *testing.T) {
 	v4in6 := append([]byte{1, 6<<4 | 1}, netip.MustParseAddr("::ffff:192.0.2.7").AsSlice()...)
 	for name, b := range map[string][]byte{
 		"empty":              {},
-		"another version":    layout(set(0, 2, 0)),
-		"unknown flag":       layout(set(0, 1, 4)),
+		"another version":    layout(set(0, 1, 0, 2)),
+		"unknown flag":       layout(set(0, 2, 4, 2)),
+		"unknown NAT":        layout(set(0, 2, 0, 5)),
 		"region too long":    layout(set(3, 64)),
 		"region unprintable": layout(set(4, 'h', 'o', '\n', 'e')),
 		"family 5":           layout(set(5, 1, 5<<4|1, 192, 0, 2, 7, 1, 1)),
@@ -181,7 +208,7 @@ func TestParseRefusesWhatIsNotCanonical(t *testing.T) {
 
 func FuzzParseRecord(f *testing.F) {
 	key := newKey(f)
-	for _, r := range []Record{{}, {Sequence: 9, Region: "home", Voter: true}, fullRecord(key.ID())} {
+	for _, r := range []Record{{}, {Sequence: 9, Region: "home", Voter: true, NAT: NATHard}, fullRecord(key.ID())} {
 		b, err := r.Sign(key)
 		if err != nil {
 			f.Fatal(err)
