@@ -128,7 +128,7 @@ func (g *Group) decideOnce(ctx, seek context.Context, hint identity.NodeID, q qu
 // hopeless tells whether waiting for an election is in vain: nobody leads, and gossip says that most voters are gone.
 func (g *Group) hopeless() bool {
 	v := g.State().Coordinators
-	if v.Quorum || len(v.Voters) == 0 || time.Since(g.began) < g.cfg.Timing.Poll {
+	if v.Quorum || len(v.Voters) == 0 || time.Since(g.began) < g.cfg.Timing.Seek {
 		return false // or gossip has not had the time to find anybody
 	}
 	alive := 0

@@ -43,6 +43,7 @@ func (g *Group) steer() {
 		}
 		r := g.tendReplica()
 		if r != nil {
+			r.pace()
 			r.streams.drop(func(id identity.NodeID) bool { return !g.state.Load().Active(id) })
 		}
 		switch {

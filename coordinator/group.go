@@ -94,6 +94,7 @@ type Group struct {
 	wake     chan struct{}         // to steer
 	pullFrom chan identity.NodeID  // to fetch
 	pollNow  chan struct{}         // to fetch
+	refresh  chan struct{}         // to fetch
 	running  sync.WaitGroup
 
 	publishing sync.Mutex // orders publish; taken before nothing else
@@ -118,7 +119,7 @@ type Group struct {
 func open(cfg Config) (*Group, error) {
 	g := &Group{cfg: cfg, self: cfg.Key.ID(), began: time.Now(), mesh: filepath.Join(cfg.Dir, meshDir),
 		dirty: make(chan struct{}, 1), news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pullFrom: make(chan identity.NodeID, 1),
-		pollNow: make(chan struct{}, 1), admitting: make(chan struct{}, 1),
+		pollNow: make(chan struct{}, 1), refresh: make(chan struct{}, 1), admitting: make(chan struct{}, 1),
 		enrolling: rate.NewLimiter(enrollRate, enrollBurst)}
 	var seed [32]byte
 	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {

@@ -194,7 +194,12 @@ func testKey(i int) *identity.Key {
 	return keys[i]
 }
 
-func newLab(t testing.TB) *lab { return &lab{t: t, net: newFabric(), timing: LAN()} }
+// newLab returns a lab in which members poll often: nobody gossips here.
+func newLab(t testing.TB) *lab {
+	timing := LAN()
+	timing.Poll = timing.Seek
+	return &lab{t: t, net: newFabric(), timing: timing}
+}
 
 func (l *lab) log(name string) *slog.Logger {
 	if os.Getenv("COORDINATOR_LOG") == "" {

@@ -206,18 +206,26 @@ func (g *Group) fetch() {
 			if err := g.pullOffered(from); err != nil {
 				g.cfg.Log.Debug("coordinator: no state from the member that offered one", "peer", from.Short(), "err", err)
 			}
+			timer.Reset(g.jitter(g.cfg.Timing.poll(g.memberCount(), false))) // coordinators often change right after the ledger
+		case <-g.refresh:
+			timer.Reset(g.jitter(refreshWait(g.memberCount())))
 		case <-g.pollNow:
 			g.poll()
 		case <-timer.C:
 			if r := g.current(); r == nil || !g.ownView(r).Quorum {
 				g.poll()
 			}
-			timer.Reset(g.jitter(g.cfg.Timing.poll(len(g.state.Load().Members))))
+			timer.Reset(g.jitter(g.cfg.Timing.poll(g.memberCount(), g.state.Load().Coordinators.Quorum)))
 		case <-g.ctx.Done():
 			return
 		}
 	}
 }
+
+func (g *Group) memberCount() int { return len(g.state.Load().Members) }
+
+// Refresh has the view of the coordinators brought up to date within some seconds: one of them came or went. It does not wait.
+func (g *Group) Refresh() { poke(g.refresh) }
 
 // pullOffered pulls from who is said to know more. A plain member gets less time for it, and if it does not deliver the coordinators are
 // asked: one that claims much and says nothing must not keep a revocation from us.

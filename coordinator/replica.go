@@ -43,6 +43,7 @@ type replica struct {
 	flights   flights
 	readyTerm atomic.Uint64 // term whose beginning is applied here, see Group.ready
 
+	timing  Timing
 	contact contacts // which voters the leader cannot reach
 	obs     *raft.Observer
 	obsCh   chan raft.Observation
@@ -84,7 +85,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 		store.Close()
 		return nil, err
 	}
-	r := &replica{store: store, streams: newRaftStreams(c.self, c.open), contact: contacts{changed: c.wake}}
+	r := &replica{store: store, timing: c.timing, streams: newRaftStreams(c.self, c.open), contact: contacts{changed: c.wake}}
 	r.fence = newFence(func() { r.streams.Close() })
 	r.machine = newMachine(c.changed, r.fence.fault)
 	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -224,9 +225,32 @@ func (r *replica) observe() {
 	go func() {
 		defer close(r.obsDone)
 		for o := range r.obsCh {
+			r.pace()
 			r.contact.note(o.Data)
 		}
 	}()
+}
+
+// beatsPerTimeout is raft's: a leader sends a heartbeat every tenth of HeartbeatTimeout, to 2x that (replication.go heartbeat).
+const beatsPerTimeout = 10
+
+// pace has a leader send its heartbeats every Beat. Raft knows one HeartbeatTimeout for both, how often a leader speaks and how long a
+// follower waits; ten heartbeats within each wait are for transports that lose them, ours repeats what is lost. So a leader gets a
+// longer timeout, in which it has no part itself as long as it leads, and gives it back when it does not. In between it is only slow to campaign.
+func (r *replica) pace() {
+	rc := r.raft.ReloadableConfig()
+	heartbeat, election := r.timing.Heartbeat, r.timing.Election
+	if r.leads() {
+		heartbeat = max(heartbeat, r.timing.Beat*beatsPerTimeout)
+		election = max(election, heartbeat)
+	}
+	if rc.HeartbeatTimeout == heartbeat && rc.ElectionTimeout == election {
+		return
+	}
+	rc.HeartbeatTimeout, rc.ElectionTimeout = heartbeat, election
+	if err := r.raft.ReloadConfig(rc); err != nil {
+		panic("coordinator: timing that raft refuses: " + err.Error())
+	}
 }
 
 // contacts remembers to whom a leader's heartbeats fail.

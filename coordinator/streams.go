@@ -83,9 +83,17 @@ func newRaftStreams(self identity.NodeID, open func(context.Context, identity.No
 type raftConn struct {
 	Stream
 	owner *raftStreams
+	in    *deltaReader
+	out   *deltaWriter
 	once  sync.Once
 	done  chan struct{}
 }
+
+// Read implements net.Conn for raft, which reads and writes a stream from one goroutine at a time each.
+func (c *raftConn) Read(b []byte) (int, error) { return c.in.Read(b) }
+
+// Write implements net.Conn.
+func (c *raftConn) Write(b []byte) (int, error) { return c.out.Write(b) }
 
 // RemoteAddr is the peer's node ID, for raft's log.
 func (c *raftConn) RemoteAddr() net.Addr { return raftAddr(c.Peer().ID) }
@@ -102,7 +110,7 @@ func (c *raftConn) Close() error {
 }
 
 func (s *raftStreams) track(stream Stream) (*raftConn, error) {
-	c := &raftConn{Stream: stream, owner: s, done: make(chan struct{})}
+	c := &raftConn{Stream: stream, owner: s, in: newDeltaReader(stream), out: &deltaWriter{to: stream}, done: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

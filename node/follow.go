@@ -190,6 +190,9 @@ func (m *membership) followGossip() {
 			m.dropLeft(id)
 		case e := <-m.pool.Events():
 			n.log.Debug("gossip", "peer", e.ID.Short(), "event", e.Kind.String())
+			if e.Kind != gossip.MemberSuspect && e.Kind != gossip.MemberUpdated && m.group.State().Coordinators.Voter(e.ID) {
+				m.group.Refresh()
+			}
 			switch e.Kind {
 			case gossip.MemberAlive, gossip.MemberUpdated:
 				m.note(e.ID, addresses(e.Record))
