@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/phantommesh/phantommesh/internal/nearest"
 )
 
 // DefaultFile is read when --config is not given; it may be missing.
@@ -132,42 +134,13 @@ func (k Key) words(v *yaml.Node) ([]string, error) {
 
 // suggestion names the nearest known key, when one is near enough to be meant.
 func suggestion(word string) string {
-	best, distance := "", 1+max(2, len(word)/3)
-	for _, k := range Keys {
-		if d := editDistance(strings.ToLower(strings.ReplaceAll(word, "_", "-")), k.Name); d < distance {
-			best, distance = k.Name, d
-		}
+	names := make([]string, len(Keys))
+	for i, k := range Keys {
+		names[i] = k.Name
 	}
-	if best == "" {
-		names := make([]string, len(Keys))
-		for i, k := range Keys {
-			names[i] = k.Name
-		}
+	best, ok := nearest.Word(strings.ToLower(strings.ReplaceAll(word, "_", "-")), names)
+	if !ok {
 		return "; known keys: " + strings.Join(names, ", ")
 	}
 	return fmt.Sprintf("; did you mean %q?", best)
-}
-
-// editDistance is Levenshtein's, in bytes. Words beyond wordMax are as far as can be: a key is short.
-func editDistance(a, b string) int {
-	const wordMax = 64
-	if len(a) > wordMax || len(b) > wordMax {
-		return wordMax
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -38,6 +38,7 @@ var levels = map[string]int{
 	"underlay":    2,
 	"nat":         2,
 	"peer":        1,
+	"policy":      1,
 	"crypto":      0,
 	"internal":    0,
 	"test":        8,
