@@ -10,8 +10,12 @@
 //
 //  1. Need skips the test, with the reason, where namespaces or tools are missing.
 //  2. New makes the segment and its reaper; Host adds machines.
+//     Router adds a private network behind a NAT of a kind, and AddHost machines to it: the segment
+//     is the internet then. Whatever is on the segment has no route into a private network, and two
+//     private networks use the same addresses, as at home.
 //  3. Host.Run, Start, Listen and Dial act as that machine; Cut, Partition, Heal break and
-//     mend cables; Capture listens on the bridge.
+//     mend cables; Drop, SetMTU, Readdress, Rebind do what real networks do to them; Capture
+//     listens on the bridge.
 //  4. The end of the test, however it comes, hands the lab to the reaper.
 //
 // The reaper is a shell in a session of its own that waits for its standard input to close. The

@@ -17,14 +17,13 @@ import (
 // ownSession keeps a child out of the terminal's signals and gives it a process group to kill.
 var ownSession = &syscall.SysProcAttr{Setsid: true}
 
-// Host is one machine: a network namespace with a cable to the bridge.
+// Host is one machine: a network namespace with a cable to a network.
 type Host struct {
+	*Cable    // the first one, eth0
 	Name      string
 	Namespace string
-	IPv4      netip.Addr // 192.0.2.n
-	IPv6      netip.Addr // 2001:db8:1ab::n
 	lab       *Lab
-	port      string // its cable's other end, on the bridge
+	cables    int
 }
 
 // Command prepares a command that runs on the host.
@@ -61,10 +60,6 @@ func (h *Host) StartWith(env []string, name string, args ...string) *Process {
 	cmd.Env = append(os.Environ(), env...)
 	return h.lab.start(h.Name, cmd)
 }
-
-// Cut pulls the cable at the switch; Restore plugs it in again. The host sees its carrier go.
-func (h *Host) Cut()     { h.lab.must("ip", "-n", h.lab.sw, "link", "set", h.port, "down") }
-func (h *Host) Restore() { h.lab.must("ip", "-n", h.lab.sw, "link", "set", h.port, "up") }
 
 // Do runs f with this goroutine's thread inside the host's network namespace: sockets that f
 // itself opens (not goroutines it starts) belong to the host and stay so.
@@ -115,6 +110,25 @@ func (h *Host) Dial(network, addr string, timeout time.Duration) (net.Conn, erro
 		return err
 	})
 	return c, err
+}
+
+// ListenPacket opens a UDP socket on the host; network is udp, udp4 or udp6.
+func (h *Host) ListenPacket(network, addr string) (net.PacketConn, error) {
+	var c net.PacketConn
+	err := h.Do(func() (err error) {
+		c, err = net.ListenPacket(network, addr)
+		return err
+	})
+	return c, err
+}
+
+// Sysctl writes a kernel setting of the host's network, a path below /proc/sys/net.
+func (h *Host) Sysctl(name, value string) {
+	h.lab.t.Helper()
+	// /proc/sys/net shows the namespace of the thread that opens the file.
+	if err := h.Do(func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) }); err != nil {
+		h.lab.t.Fatalf("lab: %s: %v", h.Name, err)
+	}
 }
 
 // Ping sends one echo request after another from the host until one is answered or the time is over.

@@ -25,13 +25,15 @@ const (
 // Lab is one Ethernet segment and the hosts on it. It is not safe for concurrent use, except for
 // the methods of its hosts that run commands.
 type Lab struct {
-	t      T
-	prefix string // of every namespace's name
-	dir    string
-	sw     string // the namespace with the bridge
-	hosts  []*Host
-	reaper io.Closer
-	reaped chan struct{}
+	t       T
+	prefix  string // of every namespace's name
+	dir     string
+	sw      string // the namespace with the bridge
+	wan     *network
+	hosts   []*Host // on the segment itself
+	routers int
+	reaper  io.Closer
+	reaped  chan struct{}
 }
 
 // New makes an empty segment and has it removed when the test ends.
@@ -42,44 +44,33 @@ func New(t T) *Lab {
 	l.startReaper()
 	t.Cleanup(l.Close)
 	l.must("ip", "netns", "add", l.sw)
-	l.addBridge(bridge)
+	l.wan = &network{lab: l, namespace: l.sw, bridge: bridge, last: 0,
+		ipv4: netip.MustParsePrefix("192.0.2.0/24"), ipv6: netip.MustParsePrefix("2001:db8:1ab::/64")}
+	l.wan.addBridge(bridge)
 	return l
 }
 
 // Dir is a folder of the lab's own for logs and state; mounts below it are undone at cleanup.
 func (l *Lab) Dir() string { return l.dir }
 
-// Hosts returns the hosts in the order they were added.
+// Hosts returns the hosts on the segment itself, not those behind routers, in the order they were added.
 func (l *Lab) Hosts() []*Host { return l.hosts }
 
-// addBridge makes a bridge that forwards at once: no spanning tree, no multicast snooping.
-func (l *Lab) addBridge(name string) {
-	l.must("ip", "-n", l.sw, "link", "add", name, "type", "bridge",
-		"forward_delay", "0", "stp_state", "0", "mcast_snooping", "0")
-	l.must("ip", "-n", l.sw, "link", "set", name, "up")
-}
-
-// Host adds a machine with a cable to the bridge.
+// Host adds a machine with a cable to the segment.
 func (l *Lab) Host(name string) *Host {
 	l.t.Helper()
-	n := len(l.hosts) + 1
-	if n > hostsMax {
-		l.t.Fatalf("lab: more than %d hosts", hostsMax)
-	}
-	h := &Host{
-		Name: name, Namespace: l.prefix + name, lab: l, port: fmt.Sprintf("p%d", n),
-		IPv4: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}),
-		IPv6: netip.MustParseAddr(fmt.Sprintf("2001:db8:1ab::%x", n)),
-	}
-	l.must("ip", "netns", "add", h.Namespace)
-	l.must("ip", "-n", l.sw, "link", "add", h.port, "type", "veth", "peer", "name", "eth0", "netns", h.Namespace)
-	l.must("ip", "-n", l.sw, "link", "set", h.port, "master", bridge, "up")
-	ip := func(args ...string) { l.must("ip", append([]string{"-n", h.Namespace}, args...)...) }
-	ip("link", "set", "lo", "up")
-	ip("addr", "add", h.IPv4.String()+"/24", "dev", "eth0")
-	ip("addr", "add", h.IPv6.String()+"/64", "dev", "eth0", "nodad") // usable at once
-	ip("link", "set", "eth0", "up")
+	h := l.station(name, l.wan)
 	l.hosts = append(l.hosts, h)
+	return h
+}
+
+// station makes a namespace and plugs it into a network.
+func (l *Lab) station(name string, at *network) *Host {
+	l.t.Helper()
+	h := &Host{Name: name, Namespace: l.prefix + name, lab: l}
+	l.must("ip", "netns", "add", h.Namespace)
+	l.must("ip", "-n", h.Namespace, "link", "set", "lo", "up")
+	h.Cable = at.plug(h)
 	return h
 }
 
@@ -99,7 +90,7 @@ func (l *Lab) Partition(groups ...[]*Host) {
 	for i, group := range groups {
 		name := fmt.Sprintf("half%d", i)
 		if _, err := run("ip", "-n", l.sw, "link", "show", name); err != nil {
-			l.addBridge(name)
+			l.wan.addBridge(name)
 		}
 		for _, h := range group {
 			l.must("ip", "-n", l.sw, "link", "set", h.port, "master", name)
@@ -207,14 +198,19 @@ func (l *Lab) must(name string, args ...string) {
 }
 
 // run executes a short command and returns what it printed.
-func run(name string, args ...string) (string, error) {
+func run(name string, args ...string) (string, error) { return runWith(nil, name, args...) }
+
+// runWith is run with something to read.
+func runWith(stdin io.Reader, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
 	path := Find(name)
 	if path == "" {
 		return "", fmt.Errorf("%s is not installed", name)
 	}
-	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Stdin = stdin
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return string(out), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}

@@ -132,6 +132,9 @@ func die(t *testing.T, file string) {
 	l := New(t)
 	l.Host("h").Start("sleep", "1000")
 	l.Mount("m", 64<<10)
+	if Find("nft") != "" {
+		l.Router("r", RouterConfig{NAT: EasyNAT}).AddHost("inside").Start("sleep", "1000")
+	}
 	if err := os.WriteFile(file, []byte(l.prefix+" "+l.dir), 0o600); err != nil {
 		t.Fatal(err)
 	}
