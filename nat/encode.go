@@ -18,13 +18,16 @@ type CheckRequest struct {
 	Key *PairKey
 	// Opening pads the request, so that its receiver may answer and challenge back. Only a challenge itself goes without.
 	Opening bool
+	// Size, if larger, is what the request is padded to, in bytes: to find out whether the path carries a packet of that size. A
+	// multiple of four, at most [ProbeMax].
+	Size int
 }
 
-// Encode returns the request's bytes: [OpeningSize] of them, or [ChallengeSize] for a challenge.
+// Encode returns the request's bytes: [OpeningSize] of them, or [ChallengeSize] for a challenge, or Size.
 func (r CheckRequest) Encode() []byte {
 	size := ChallengeSize
-	if r.Opening {
-		size = OpeningSize
+	if r.Opening || r.Size > 0 {
+		size = max(OpeningSize, r.Size&^3)
 	}
 	m := newMessage(stun.BindingRequest, r.Transaction, size)
 	m.add(attrSenderKey, r.Sender[:])
@@ -32,7 +35,7 @@ func (r CheckRequest) Encode() []byte {
 	if r.Key != nil {
 		tail = attrHeader + integritySize
 	}
-	if r.Opening {
+	if size > ChallengeSize {
 		m.add(attrPadding, make([]byte, size-len(m)-attrHeader-tail))
 	}
 	if r.Key != nil {
@@ -49,12 +52,14 @@ type CheckResponse struct {
 	Mapped netip.AddrPort
 	// Validated tells the other side that we have validated that address.
 	Validated bool
-	Key       PairKey
+	// Report, if not nil, tells what has arrived from there. Only for a validated source.
+	Report *Report
+	Key    PairKey
 }
 
-// Encode returns the response's bytes, at most [ResponseSize].
+// Encode returns the response's bytes: at most [ResponseSize], and 12 more with a report.
 func (r CheckResponse) Encode() []byte {
-	m := newMessage(stun.BindingSuccess, r.Transaction, ResponseSize)
+	m := newMessage(stun.BindingSuccess, r.Transaction, reportedSize)
 	m.add(attrSenderKey, r.Sender[:])
 	m.addMapped(r.Mapped)
 	flag := byte(0)
@@ -62,6 +67,10 @@ func (r CheckResponse) Encode() []byte {
 		flag = 1
 	}
 	m.add(attrValidated, []byte{flag})
+	if r.Report != nil {
+		value := binary.BigEndian.AppendUint32(nil, r.Report.Packets)
+		m.add(attrReport, binary.BigEndian.AppendUint32(value, r.Report.Large))
+	}
 	m.sign(r.Key)
 	return m
 }

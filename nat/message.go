@@ -18,6 +18,7 @@ import (
 const (
 	attrSenderKey stun.AttrType = 0xC351 // the sender's X25519 public key, 32 bytes
 	attrValidated stun.AttrType = 0xC352 // one byte, 1: the answering node has validated the address it answers to
+	attrReport    stun.AttrType = 0xC353 // receiver report, 8 bytes: WireGuard packets and, of these, large ones
 	attrPadding   stun.AttrType = 0x0026 // PADDING, RFC 5780 §7.6
 )
 
@@ -38,8 +39,16 @@ const (
 	// OpeningSize is a padded check request: it pays for the answer and for a challenge back, with the headers of the second packet.
 	// It is the same with and without integrity, and a multiple of four.
 	OpeningSize = ResponseSize + ChallengeSize + PacketOverhead
-	// MessageMax is the largest STUN message accepted; a request beyond a packet that every path carries serves no purpose of ours.
+	// MessageMax is the largest STUN message accepted from a source that is not validated: beyond a packet that every path carries a
+	// request serves no purpose of ours.
 	MessageMax = 1280 - PacketOverhead
+	// ProbeMax is the largest accepted at all, from validated sources: a request padded to find out how large a packet the path carries,
+	// at most a jumbo frame of 9,216 bytes less IPv4 and UDP headers.
+	ProbeMax = 9216 - 20 - 8
+	// reportSize is the value of a receiver report: two counters.
+	reportSize = 8
+	// reportedSize is the largest answer with a receiver report; such go to validated sources only, whom we may send more than they sent.
+	reportedSize = ResponseSize + attrHeader + reportSize
 )
 
 // The padding must have room for its own header.
@@ -66,6 +75,12 @@ type TransactionID [stun.TransactionIDSize]byte
 // PairKey is the key that two nodes share for their path checks: [identity.Key.PathKey].
 type PairKey = [32]byte
 
+// Report is what a node has received from one source address since it validated that. The counters wrap.
+type Report struct {
+	// Packets are the WireGuard packets, Large those of them larger than [MessageMax], which not every path carries.
+	Packets, Large uint32
+}
+
 // Message is a STUN message from outside. It keeps a reference to the bytes it was parsed from.
 type Message struct {
 	Kind        Kind
@@ -79,6 +94,9 @@ type Message struct {
 	Mapped netip.AddrPort
 	// Validated is, in a response, whether the answering node has validated the address it answers to.
 	Validated bool
+	// HasReport: the answering node says, in Report, what it has received from where the request came from.
+	HasReport bool
+	Report    Report
 	// Size is the message's length in bytes.
 	Size int
 
@@ -91,11 +109,12 @@ func IsMessage(b []byte) bool {
 	return len(b) >= headerSize && b[0] <= 1 && stun.IsMessage(b)
 }
 
-// Parse reads a Binding request or success response. It returns [ErrForm] with the reason for anything else, and never more than b
+// Parse reads a Binding request or success response. What is larger than [MessageMax] is for the caller to take from validated sources
+// only. It returns [ErrForm] with the reason for anything else, and never more than b
 // deserves: it allocates a fixed amount.
 func Parse(b []byte) (Message, error) {
-	if len(b) > MessageMax {
-		return Message{}, fmt.Errorf("%w: %d bytes, at most %d", ErrForm, len(b), MessageMax)
+	if len(b) > ProbeMax {
+		return Message{}, fmt.Errorf("%w: %d bytes, at most %d", ErrForm, len(b), ProbeMax)
 	}
 	if !IsMessage(b) {
 		return Message{}, fmt.Errorf("%w: not a Binding message", ErrForm)
@@ -157,6 +176,12 @@ func (m *Message) attribute(kind stun.AttrType, value []byte, at int) error {
 			return fmt.Errorf("%w: validated flag", ErrForm)
 		}
 		m.Validated = value[0] == 1
+	case attrReport:
+		if m.HasReport || len(value) != reportSize {
+			return fmt.Errorf("%w: receiver report of %d bytes, or twice", ErrForm, len(value))
+		}
+		m.HasReport = true
+		m.Report = Report{Packets: binary.BigEndian.Uint32(value), Large: binary.BigEndian.Uint32(value[4:])}
 	case stun.AttrMessageIntegritySHA256:
 		if len(value) != integritySize {
 			return fmt.Errorf("%w: integrity of %d bytes, want %d", ErrForm, len(value), integritySize)

@@ -25,6 +25,9 @@ var (
 		"challenge":         CheckRequest{Transaction: testID, Sender: testNode, Key: &testKey}.Encode(),
 		"response":          CheckResponse{Transaction: testID, Sender: testNode, Mapped: mapped4, Key: testKey}.Encode(),
 		"response, IPv6":    CheckResponse{Transaction: testID, Sender: testNode, Mapped: mapped6, Validated: true, Key: testKey}.Encode(),
+		"probe of 1440":     CheckRequest{Transaction: testID, Sender: testNode, Key: &testKey, Size: 1440 + 32}.Encode(),
+		"probe of 9168":     CheckRequest{Transaction: testID, Sender: testNode, Key: &testKey, Size: 9168}.Encode(),
+		"report":            CheckResponse{Transaction: testID, Sender: testNode, Mapped: mapped6, Validated: true, Report: &Report{1 << 31, 7}, Key: testKey}.Encode(),
 		"plain":             PlainRequest(testID),
 		"padded":            PaddedRequest(testID),
 		"plain response":    PlainResponse(testID, mapped4, 1000),
@@ -64,6 +67,12 @@ func TestChecksSurviveTheTrip(t *testing.T) {
 	if m.Mapped != mapped6 || !m.Validated {
 		t.Errorf("response %+v", m)
 	}
+	if m.HasReport {
+		t.Error("a report where none was given")
+	}
+	if m, _ := Parse(allChecks["report"]); !m.HasReport || m.Report != (Report{Packets: 1 << 31, Large: 7}) {
+		t.Errorf("report %+v", m)
+	}
 }
 
 // TestIntegrityIsThatOfTheRFC computes RFC 8489 §14.6 the long way: over the message up to the attribute, with the length field
@@ -78,7 +87,8 @@ func TestIntegrityIsThatOfTheRFC(t *testing.T) {
 }
 
 func TestSizesKeepThePromise(t *testing.T) {
-	for name, want := range map[string]int{"opening": OpeningSize, "unkeyed opening": OpeningSize, "challenge": ChallengeSize, "response, IPv6": ResponseSize} {
+	for name, want := range map[string]int{"opening": OpeningSize, "unkeyed opening": OpeningSize, "challenge": ChallengeSize, "response, IPv6": ResponseSize,
+		"report": reportedSize, "probe of 1440": 1472, "probe of 9168": 9168} {
 		if got := len(allChecks[name]); got != want {
 			t.Errorf("%s: %d bytes, want %d", name, got, want)
 		}
@@ -100,7 +110,7 @@ func TestSizesKeepThePromise(t *testing.T) {
 }
 
 func TestEveryChangedBitIsNoticed(t *testing.T) {
-	for _, name := range []string{"opening", "challenge", "response", "response, IPv6"} {
+	for _, name := range []string{"opening", "challenge", "response", "response, IPv6", "report"} {
 		b := allChecks[name]
 		for i := range len(b) * 8 {
 			forged := bytes.Clone(b)
@@ -140,7 +150,9 @@ func TestParseRefuses(t *testing.T) {
 		"a flag of two":        join(header, []byte{0xc3, 0x52, 0, 1, 2, 0, 0, 0}),
 		"a mapped address":     join(header, []byte{0, 0x20, 0, 4, 0, 1, 1, 1}),
 		"family 3":             join(header, []byte{0, 0x20, 0, 8, 0, 3, 1, 1, 1, 1, 1, 1}),
-		"more than any packet": join(header, make([]byte, MessageMax)),
+		"a short report":       join(header, []byte{0xc3, 0x53, 0, 4, 1, 2, 3, 4}),
+		"two reports":          join(header, []byte{0xc3, 0x53, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8}, []byte{0xc3, 0x53, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8}),
+		"more than any packet": join(header, make([]byte, ProbeMax)),
 	} {
 		if _, err := Parse(b); !errors.Is(err, ErrForm) {
 			t.Errorf("%s: %v", name, err)
@@ -186,7 +198,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if m.Size != len(b) || m.Size > MessageMax {
+		if m.Size != len(b) || m.Size > ProbeMax {
 			t.Fatalf("size %d of %d bytes", m.Size, len(b))
 		}
 		m.Verify(testKey)

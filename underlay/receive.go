@@ -135,7 +135,7 @@ func (s *Socket) dispatchSTUN(b []byte, ep conn.Endpoint, src *source, now insta
 		}
 		queue = s.strange
 	}
-	if len(b) > nat.MessageMax {
+	if len(b) > nat.ProbeMax || src == nil && len(b) > nat.MessageMax {
 		s.stats.drop(dropMalformed, 1)
 		return
 	}
