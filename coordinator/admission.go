@@ -38,6 +38,11 @@ func answerRecords(s *State, m *Member) ([]byte, error) {
 	member := *m
 	member.Version = 0
 	part := &State{Mesh: s.Mesh, Keyring: Keyring{Keys: s.Keyring.Keys}, Coordinators: s.Coordinators, Members: []*Member{&member}}
+	if s.Policy != nil { // so that the joiner is not open to all until its first pull
+		policy := *s.Policy
+		policy.Version = 0
+		part.Policy = &policy
+	}
 	for _, i := range s.Issuers {
 		issuer := *i
 		issuer.Version = 0
@@ -56,6 +61,9 @@ func writePart(w *recordWriter, s *State) {
 		w.put(recordIssuer, issuerRecord{Raw: i.Raw, Version: i.Version})
 	}
 	w.put(recordKeyring, keyringRecord{Keys: s.Keyring.Keys, Version: s.Keyring.Version})
+	if s.Policy != nil {
+		w.put(recordPolicy, newPolicyRecord(s.Policy))
+	}
 	for _, m := range s.Members {
 		w.put(recordMember, newMemberRecord(m))
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
+	"github.com/phantommesh/phantommesh/policy"
 )
 
 // The protocol "decide", one question a stream:
@@ -32,6 +33,11 @@ const (
 	opResign      op = 10 // a voter gives its vote back
 	opSignIssuer  op = 11 // the leader asks who can make issuers; answered by any member
 	opStatus      op = 12 // who leads, how far are you; answered by any member
+
+	opSetPolicy      op = 13
+	opRollbackPolicy op = 14
+	opPolicies       op = 15 // the versions kept, without their texts
+	opPolicyText     op = 16 // one version
 )
 
 type question struct {
@@ -57,10 +63,11 @@ const (
 )
 
 const (
-	questionMax = 16 << 10 // an enrolment request is the largest
-	answerMax   = 1 << 20  // auditKept entries of at most maxOutcomeBytes twice, and their other fields
-	leaderRetry = 50 * time.Millisecond
-	statusWait  = 700 * time.Millisecond // to learn who leads from all voters at once
+	questionShort = 16 << 10 // an enrolment request is the largest but for policies
+	questionMax   = policy.TextMax + 4<<10
+	answerMax     = 1 << 20 // auditKept entries of at most maxOutcomeBytes twice, and their other fields
+	leaderRetry   = 50 * time.Millisecond
+	statusWait    = 700 * time.Millisecond // to learn who leads from all voters at once
 )
 
 // decide has a question answered by the leader, wherever it is.

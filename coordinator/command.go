@@ -7,12 +7,14 @@ import (
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
+	"github.com/phantommesh/phantommesh/policy"
 )
 
-// LedgerFormat is the newest command format this program understands. A new kind, or a new field of an old one, raises it.
+// LedgerFormat is the newest command format this program understands. A new kind, or a new field of an old one, raises it; commands and
+// snapshots carry the lowest format that holds them, so that voters of an older program follow until one uses what is new.
 // A leader must not propose format n+1 before every voter understands it; should it happen, a ledger that does not
 // understand freezes (Ledger.Frozen) instead of guessing, and goes on from there once its program is updated.
-const LedgerFormat = 1
+const LedgerFormat = 2
 
 // Kind says what a command does. Numbers are part of the log format and never reused.
 type Kind uint8
@@ -28,6 +30,17 @@ const (
 	KindIssuer  Kind = 7 // an issuer certificate
 	KindKeyring Kind = 8 // gossip keys
 )
+
+// The kinds of format 2.
+const KindPolicy Kind = 9 // packet filter policy: set, or brought back
+
+// format returns the lowest format that has the kind.
+func (k Kind) format() uint8 {
+	if k >= KindPolicy {
+		return 2
+	}
+	return 1
+}
 
 // String names the kind as the audit log shows it.
 func (k Kind) String() string {
@@ -48,14 +61,16 @@ func (k Kind) String() string {
 		return "issuer"
 	case KindKeyring:
 		return "keyring"
+	case KindPolicy:
+		return "policy"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }
 
 // Bounds of a command.
 const (
-	// maxCommandBytes: the largest is found with two hybrid certificates of about 6 KiB each and the root's 2 KiB.
-	maxCommandBytes = 48 << 10
+	// maxCommandBytes: the largest is a policy; found, with two hybrid certificates of about 6 KiB each and the root's 2 KiB, is far below.
+	maxCommandBytes = policy.TextMax + 4<<10
 	maxReasonBytes  = 200
 	maxTags         = 16
 	maxTagBytes     = 63 // as a DNS label
@@ -143,7 +158,7 @@ func newCommand(kind Kind, at time.Time, asker identity.NodeID, body any) (Comma
 	if err != nil {
 		return Command{}, fmt.Errorf("coordinator: encode %v command: %w", kind, err)
 	}
-	return Command{Format: LedgerFormat, Kind: kind, Time: at.UnixMilli(), Asker: asker, Body: b}, nil
+	return Command{Format: kind.format(), Kind: kind, Time: at.UnixMilli(), Asker: asker, Body: b}, nil
 }
 
 // encode returns the bytes for the log.

@@ -38,6 +38,7 @@ const (
 	RefusedNoMember   RefusalCode = "no-member"  // names nobody we know
 	RefusedFull       RefusalCode = "full"       // a bound is reached: addresses, members, invitations
 	RefusedNotAllowed RefusalCode = "not-allowed"
+	RefusedPolicy     RefusalCode = "policy"   // not a policy, or one whose expectations do not hold
 	refusedConflict   RefusalCode = "conflict" // retried by the leader, never leaves it
 )
 

@@ -28,6 +28,11 @@ var executions = map[op]execution{
 	opRename:      on((*Group).executeRename),
 	opAudit:       on((*Group).executeAudit),
 	opResign:      on((*Group).executeResign),
+
+	opSetPolicy:      on((*Group).executeSetPolicy),
+	opRollbackPolicy: on((*Group).executeRollbackPolicy),
+	opPolicies:       on((*Group).executePolicies),
+	opPolicyText:     on((*Group).executePolicyText),
 }
 
 // on decodes the body for an execution.

@@ -117,6 +117,7 @@ func TestFoundRefusesASecondMesh(t *testing.T) {
 
 func FuzzRecord(f *testing.F) {
 	l, _ := founded(f, "10.0.0.0/28")
+	setPolicy(f, l, 3, pingOnly)
 	var buf bytes.Buffer
 	if err := encodeState(&buf, l.state); err != nil {
 		f.Fatal(err)

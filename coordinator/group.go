@@ -112,7 +112,9 @@ type Group struct {
 	random    *mrand.Rand   // spreads pulls; only fetch uses it
 	admitting chan struct{} // capacity 1: admissions on the leader take turns
 	enrolling *rate.Limiter // requests of strangers
-	handing   atomic.Bool   // Handover moves votes: the deciders rest
+
+	longQuestions sync.Map    // identity.NodeID -> struct{}: whose long question is being read
+	handing       atomic.Bool // Handover moves votes: the deciders rest
 }
 
 // open starts a group on the folder Dir/mesh, which exists.

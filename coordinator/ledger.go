@@ -46,6 +46,7 @@ type Invitation struct {
 type Ledger struct {
 	state       *State
 	invitations map[string]Invitation
+	policies    []*Policy // the versions that are kept, oldest first; the last is in force
 	audit       auditChain
 	applied     uint64
 	frozen      error
@@ -76,6 +77,7 @@ func NewLedger() *Ledger {
 type Result struct {
 	Refused *Refused // nil: done
 	Member  *Member  // of KindAdmit, KindReissue, KindRevoke
+	Policy  *Policy  // of KindPolicy
 	Frozen  error    // the ledger did not apply it and will apply nothing more (ErrTooOld)
 }
 
@@ -147,6 +149,9 @@ func (l *Ledger) dispatch(c Command, index uint64) (Result, string) {
 	if (l.state.Version == 0) != (c.Kind == KindFound) {
 		return refused(RefusedRequest, "a ledger begins with founding and is founded once"), ""
 	}
+	if c.Kind.format() > c.Format {
+		return noSuchKind(c), ""
+	}
 	switch c.Kind {
 	case KindFound:
 		return apply(c, index, l.found)
@@ -164,8 +169,14 @@ func (l *Ledger) dispatch(c Command, index uint64) (Result, string) {
 		return apply(c, index, l.issuer)
 	case KindKeyring:
 		return apply(c, index, l.keyring)
+	case KindPolicy:
+		return apply(c, index, l.policy)
 	}
-	return refused(RefusedRequest, "no command of kind %d exists in format %d", c.Kind, c.Format), ""
+	return noSuchKind(c), ""
+}
+
+func noSuchKind(c Command) Result {
+	return refused(RefusedRequest, "no command of kind %d exists in format %d", c.Kind, c.Format)
 }
 
 // step is a command with its body decoded.
@@ -259,6 +270,7 @@ func (l *Ledger) clone() *Ledger {
 	c := *l
 	c.invitations = maps.Clone(l.invitations)
 	c.audit = l.audit.clone()
+	c.policies = slices.Clone(l.policies)
 	c.byName, c.leases, c.byIPv6 = maps.Clone(l.byName), maps.Clone(l.leases), maps.Clone(l.byIPv6)
 	return &c
 }

@@ -318,8 +318,9 @@ func TestAuditNamesWhoAskedAndDetectsChanges(t *testing.T) {
 
 func FuzzLedgerCommand(f *testing.F) {
 	base, _ := founded(f, "10.0.0.0/28")
-	for _, body := range []any{inviteBody{ID: "x", Key: [32]byte{1}, Uses: 1, Expires: day0.Add(time.Hour).UnixMilli()}, cancelBody{ID: "x"}, keyringBody{Keys: [][]byte{make([]byte, 32)}}} {
-		for kind := range Kind(10) {
+	for _, body := range []any{inviteBody{ID: "x", Key: [32]byte{1}, Uses: 1, Expires: day0.Add(time.Hour).UnixMilli()}, cancelBody{ID: "x"}, keyringBody{Keys: [][]byte{make([]byte, 32)}},
+		policyBody{ID: [16]byte{1}, Text: pingOnly}, policyBody{ID: [16]byte{2}, Back: true}} {
+		for kind := range KindPolicy + 1 {
 			c, _ := newCommand(kind, day0, testKey(0).ID(), body)
 			b, _ := c.encode()
 			f.Add(b)
@@ -348,6 +349,13 @@ func FuzzDecodeLedger(f *testing.F) {
 	}
 	f.Add(buf.Bytes())
 	f.Add([]byte{})
+	setPolicy(f, l, 3, pingOnly)
+	setPolicy(f, l, 4, pingOnly+"#")
+	buf.Reset()
+	if err := l.Encode(&buf); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(buf.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, err := DecodeLedger(bytes.NewReader(b))
 		if err == nil && l.frozen == nil {

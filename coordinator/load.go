@@ -20,6 +20,7 @@ type builder struct {
 	members map[identity.NodeID]*Member
 	issuers map[identity.NodeID]*Issuer
 	keyring Keyring
+	policy  *Policy
 	view    Coordinators
 	head    []byte
 
@@ -32,7 +33,7 @@ func newBuilder(from *State) *builder {
 		return b
 	}
 	mesh := from.Mesh
-	b.mesh, b.keyring, b.view = &mesh, from.Keyring, from.Coordinators
+	b.mesh, b.keyring, b.policy, b.view = &mesh, from.Keyring, from.Policy, from.Coordinators
 	for _, m := range from.Members {
 		b.members[m.ID] = m
 	}
@@ -58,6 +59,8 @@ func (b *builder) add(kind uint8, body []byte) (bool, error) {
 			err = errors.New("not a valid keyring")
 		}
 		b.keyring = Keyring{Keys: r.Keys, Version: r.Version}
+	case recordPolicy:
+		b.policy, err = parsePolicyRecord(body)
 	case recordHead:
 		err = wire.Unmarshal(body, &b.head)
 	case recordView:
@@ -131,7 +134,10 @@ func (b *builder) build() (*State, error) {
 	if b.mesh == nil {
 		return nil, errNoFounding
 	}
-	s := &State{Mesh: *b.mesh, Keyring: b.keyring, Coordinators: b.view, head: b.head, Version: b.keyring.Version}
+	s := &State{Mesh: *b.mesh, Keyring: b.keyring, Policy: b.policy, Coordinators: b.view, head: b.head, Version: b.keyring.Version}
+	if s.Policy != nil {
+		s.Version = max(s.Version, s.Policy.Version)
+	}
 	s.Members = slices.SortedFunc(maps.Values(b.members), func(x, y *Member) int { return x.ID.Compare(y.ID) })
 	s.Issuers = slices.SortedFunc(maps.Values(b.issuers), func(x, y *Issuer) int { return x.ID.Compare(y.ID) })
 	trust := certificate.NewTrust(s.Mesh.Root)
@@ -215,7 +221,7 @@ func (l *Ledger) Encode(to io.Writer) error {
 		return l.frozen
 	}
 	w := newRecordWriter(to)
-	w.put(recordLedger, ledgerRecord{Format: LedgerFormat, Applied: l.applied, Base: l.audit.base, Count: l.audit.count})
+	w.put(recordLedger, ledgerRecord{Format: l.format(), Applied: l.applied, Base: l.audit.base, Count: l.audit.count})
 	if l.state.Version > 0 {
 		writeState(w, l.state.withCoordinators(Coordinators{}), 0)
 	}
@@ -224,10 +230,21 @@ func (l *Ledger) Encode(to io.Writer) error {
 		w.put(recordInvitation, invitationRecord{ID: i.ID, Key: i.Key, Uses: i.Uses, Total: i.Total, Created: i.Created.UnixMilli(),
 			Expires: i.Expires.UnixMilli(), Tags: i.Tags, Name: i.Name, By: i.By})
 	}
+	for _, p := range l.policies {
+		w.put(recordPolicyKept, newPolicyRecord(p))
+	}
 	for _, e := range l.audit.entries {
 		w.put(recordAudit, e.form())
 	}
 	return w.end()
+}
+
+// format is the lowest format that holds what the ledger has.
+func (l *Ledger) format() uint8 {
+	if len(l.policies) > 0 {
+		return KindPolicy.format()
+	}
+	return KindFound.format()
 }
 
 // DecodeLedger reads what Encode wrote and verifies the audit chain as it goes.
@@ -259,6 +276,9 @@ func DecodeLedger(from io.Reader) (*Ledger, error) {
 	if l.state, err = b.build(); err != nil {
 		return nil, fmt.Errorf("coordinator: ledger snapshot: %w", err)
 	}
+	if n := len(l.policies); (n > 0) != (l.state.Policy != nil) || (n > 0 && l.policies[n-1].hash != l.state.Policy.hash) {
+		return nil, errors.New("coordinator: ledger snapshot: the policy in force is not the last of its versions")
+	}
 	l.state = l.state.withHead(nil)
 	for _, m := range l.state.Members {
 		l.index(m)
@@ -285,6 +305,16 @@ func (l *Ledger) add(kind uint8, body []byte, count *uint64) error {
 		}
 		l.invitations[r.ID] = Invitation{ID: r.ID, Key: r.Key, Uses: r.Uses, Total: r.Total, Created: time.UnixMilli(r.Created).UTC(),
 			Expires: time.UnixMilli(r.Expires).UTC(), Tags: r.Tags, Name: r.Name, By: r.By}
+		return nil
+	case recordPolicyKept:
+		p, err := parsePolicyRecord(body)
+		if err != nil {
+			return err
+		}
+		if p.Number <= l.policyNumber() || len(l.policies) >= policiesKept {
+			return errors.New("versions of the policy are out of order or too many")
+		}
+		l.policies = append(l.policies, p)
 		return nil
 	case recordAudit:
 		var r auditForm

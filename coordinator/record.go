@@ -11,6 +11,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
+	"github.com/phantommesh/phantommesh/policy"
 )
 
 // State files, raft snapshots and pulls are one format: a sequence of records, each a length-prefixed CBOR array
@@ -26,11 +27,13 @@ const (
 	recordInvitation = 8  // snapshots only
 	recordAudit      = 9  // snapshots only
 	recordEnd        = 10 // count and checksum
+	recordPolicy     = 11 // the policy in force
+	recordPolicyKept = 12 // snapshots only: the versions of the policy, oldest first
 )
 
-// Bounds of a sequence: the largest record is a revoked member, certificate and revocation of about 6 KiB each.
+// Bounds of a sequence: the largest record is a policy; a revoked member is about 12 KiB, half certificate and half revocation.
 const (
-	maxRecordBytes = 32 << 10
+	maxRecordBytes = policy.TextMax + 4<<10
 	maxRecords     = 200_000 // members (maxMembers), issuers, invitations, audit entries, twice over
 )
 
@@ -190,6 +193,9 @@ func writeState(w *recordWriter, s *State, since uint64) {
 	}
 	if newer(s.Keyring.Version) {
 		w.put(recordKeyring, keyringRecord{Keys: s.Keyring.Keys, Version: s.Keyring.Version})
+	}
+	if s.Policy != nil && newer(s.Policy.Version) {
+		w.put(recordPolicy, newPolicyRecord(s.Policy))
 	}
 	for _, m := range s.Members {
 		if newer(m.Version) {

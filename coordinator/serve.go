@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/invitation"
 	"github.com/phantommesh/phantommesh/internal/wire"
 )
@@ -37,7 +38,7 @@ func (g *Group) serveDecide(ctx context.Context, s Stream) {
 		g.PullSoon(asker)
 	}
 	var q question
-	if err := wire.ReadMessage(s, &q, questionMax); err != nil {
+	if err := g.readQuestion(s, asker, &q); err != nil {
 		return
 	}
 	a := g.answerTo(ctx, s.Peer(), q)
@@ -47,6 +48,32 @@ func (g *Group) serveDecide(ctx context.Context, s Stream) {
 	if err := wire.WriteMessage(s, a, answerMax); err != nil {
 		g.cfg.Log.Debug("coordinator: an answer was not taken", "peer", asker.Short(), "err", err)
 	}
+}
+
+var errBusy = errors.New("coordinator: a long question of this member is being read already")
+
+// readQuestion reads a question. Of the long ones, policies, a member has one under way: with all its streams it could otherwise claim a
+// quarter of a gigabyte of our memory.
+func (g *Group) readQuestion(s Stream, asker identity.NodeID, q *question) error {
+	long := false
+	defer func() {
+		if long {
+			g.longQuestions.Delete(asker)
+		}
+	}()
+	return wire.ReadMessageIf(s, q, func(size int) error {
+		if size <= questionShort {
+			return nil
+		}
+		if size > questionMax {
+			return wire.ErrTooLarge
+		}
+		if _, busy := g.longQuestions.LoadOrStore(asker, struct{}{}); busy {
+			return errBusy
+		}
+		long = true
+		return nil
+	})
 }
 
 func (g *Group) answerTo(ctx context.Context, asker Peer, q question) answer {

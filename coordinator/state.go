@@ -92,6 +92,7 @@ type State struct {
 	Members      []*Member
 	Issuers      []*Issuer
 	Keyring      Keyring
+	Policy       *Policy // nil: none was ever set
 	Coordinators Coordinators
 
 	trust *certificate.Trust
@@ -208,6 +209,13 @@ func (s *State) withKeyring(k Keyring) *State {
 	return c
 }
 
+func (s *State) withPolicy(p *Policy) *State {
+	c := s.clone()
+	c.Policy = p
+	c.Version = max(c.Version, p.Version)
+	return c
+}
+
 func (s *State) withTrust(t *certificate.Trust) *State {
 	c := s.clone()
 	c.trust = t
@@ -239,7 +247,7 @@ func insert[T any](list []T, x T, order func(a, b T) int) []T {
 }
 
 // Digest covers all of the replicated state but the view of coordinators: SHA-256 over version, mesh, keyring and the hash of
-// every record in order. Two members with the same digest hold the same state.
+// every record in order, the policy last. Two members with the same digest hold the same state.
 func (s *State) Digest() [32]byte {
 	h := sha256.New()
 	h.Write([]byte("phantommesh state v1"))
@@ -255,6 +263,10 @@ func (s *State) Digest() [32]byte {
 	}
 	for _, m := range s.Members {
 		h.Write(m.hash[:])
+	}
+	if s.Policy != nil { // a mesh that never had one keeps the digest it had before there were policies
+		h.Write([]byte("policy"))
+		h.Write(s.Policy.hash[:])
 	}
 	var sum [32]byte
 	h.Sum(sum[:0])

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -89,13 +90,26 @@ func WriteMessage(w io.Writer, v any, max int) error {
 
 // ReadMessage reads one message of at most max bytes into v. A longer one is [ErrTooLarge], before anything is allocated for it.
 func ReadMessage(r io.Reader, v any, max int) error {
+	return ReadMessageIf(r, v, func(size int) error {
+		if size > max {
+			return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, max)
+		}
+		return nil
+	})
+}
+
+// ReadMessageIf is ReadMessage where the reader decides by the size whether it takes the message; what take returns is returned.
+func ReadMessageIf(r io.Reader, v any, take func(size int) error) error {
 	var head [headSize]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return err
 	}
 	n := binary.BigEndian.Uint32(head[:])
-	if uint64(n) > uint64(max) {
-		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, n, max)
+	if uint64(n) > uint64(math.MaxInt32) {
+		return fmt.Errorf("%w: %d bytes", ErrTooLarge, n)
+	}
+	if err := take(int(n)); err != nil {
+		return err
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(r, body); err != nil {
