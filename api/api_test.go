@@ -429,7 +429,7 @@ func TestConnectionsAreBoundedAndComeBack(t *testing.T) {
 }
 
 func TestListsAreNeverNull(t *testing.T) {
-	for _, v := range []any{Status{}, PeerList{}, MemberList{}, CoordinatorList{}, InvitationList{}, Doctor{}, Member{}, Peer{}} {
+	for _, v := range []any{Status{}, PeerList{}, MemberList{}, CoordinatorList{}, InvitationList{}, Doctor{}, Netcheck{}, Why{}, Member{}, Peer{}} {
 		b, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)

@@ -37,6 +37,9 @@ type (
 	WaitRequest     = localapi.WaitRequest
 	Finding         = localapi.Finding
 	Doctor          = localapi.Doctor
+	Netcheck        = localapi.Netcheck
+	WhyRequest      = localapi.WhyRequest
+	Why             = localapi.Why
 	Version         = localapi.Version
 	Process         = localapi.Process
 	Failure         = localapi.Failure
@@ -62,6 +65,10 @@ type Backend interface {
 	Wait(ctx context.Context, r WaitRequest) error
 	// Doctor gives what only the node knows; checks of the host are made by the command itself.
 	Doctor(ctx context.Context) (*Doctor, error)
+	// Netcheck tells what stands between this node and the others; it never fails for lack of a mesh.
+	Netcheck(ctx context.Context) (*Netcheck, error)
+	// Why explains the path to a node.
+	Why(ctx context.Context, r WhyRequest) (*Why, error)
 
 	// Enter brings a node that is in no mesh into one, and returns when it is online. On a member it is harmless if the entry names the
 	// same mesh, and fails otherwise.

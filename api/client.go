@@ -67,6 +67,14 @@ func (c *Client) Doctor(ctx context.Context) (*Doctor, error) {
 	return get[Doctor](ctx, c, "/v1/doctor")
 }
 
+func (c *Client) Netcheck(ctx context.Context) (*Netcheck, error) {
+	return get[Netcheck](ctx, c, "/v1/netcheck")
+}
+
+func (c *Client) Why(ctx context.Context, r WhyRequest) (*Why, error) {
+	return ask[Why](ctx, c, http.MethodPost, "/v1/why", r)
+}
+
 func (c *Client) Version(ctx context.Context) (*Version, error) {
 	return get[Version](ctx, c, "/v1/version")
 }

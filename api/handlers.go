@@ -27,6 +27,7 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /v1/coordinators", query(b.Coordinators))
 	mux.Handle("GET /v1/invitations", query(b.Invitations))
 	mux.Handle("GET /v1/doctor", query(b.Doctor))
+	mux.Handle("GET /v1/netcheck", query(b.Netcheck))
 	mux.Handle("GET /v1/version", query(b.Version))
 	mux.Handle("GET /v1/process", query(func(context.Context) (*Process, error) {
 		p := s.cfg.Process
@@ -35,6 +36,7 @@ func (s *Server) routes() http.Handler {
 	}))
 	mux.Handle("GET /metrics", Metrics(b))
 
+	mux.Handle("POST /v1/why", command(queryTimeout, b.Why))
 	mux.Handle("POST /v1/invite", command(decisionTimeout, b.Invite))
 	mux.Handle("POST /v1/revoke", command(decisionTimeout, b.Revoke))
 	mux.Handle("POST /v1/enter", command(enterTimeout, silent(b.Enter)))

@@ -215,6 +215,15 @@ func (n *fakeNode) Doctor(context.Context) (*api.Doctor, error) {
 	return &api.Doctor{OK: true, Findings: []api.Finding{fine("quorum", "the coordinators have a quorum")}}, nil
 }
 
+func (n *fakeNode) Netcheck(context.Context) (*api.Netcheck, error) { return exampleNetcheck(), nil }
+
+func (n *fakeNode) Why(_ context.Context, r api.WhyRequest) (*api.Why, error) {
+	if _, err := n.find(r.Node); err != nil {
+		return nil, err
+	}
+	return exampleWhy(), nil
+}
+
 func (n *fakeNode) Down(context.Context) error {
 	n.stopOnce.Do(func() { close(n.stop) })
 	return nil

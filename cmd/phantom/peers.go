@@ -77,10 +77,13 @@ func epoch(t api.Tunnel) string {
 	return fmt.Sprint(t.PSKEpoch)
 }
 
-// describePath says the way in the words other tools use: direct ADDRESS, relay NAME.
+// describePath says the way in the words other tools use: direct ADDRESS, relay NAME. Over UDP goes without saying.
 func describePath(p api.Path) string {
 	switch p.Kind {
 	case localapi.PathDirect:
+		if p.Transport == localapi.TransportTCP {
+			return "direct " + p.Endpoint + " over TCP"
+		}
 		return strings.TrimSpace("direct " + p.Endpoint)
 	case localapi.PathRelay:
 		if p.Via != "" {

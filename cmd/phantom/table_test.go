@@ -64,7 +64,31 @@ func exampleStatus() *api.Status {
 	}
 }
 
+func exampleNetcheck() *api.Netcheck {
+	return &api.Netcheck{NAT: localapi.NATEasy, Mapping: localapi.MappingIndependent, Mapped: []string{"198.51.100.21:51820"},
+		PortMapping: localapi.PortMapping{Protocol: "upnp", External: "198.51.100.21:51820"}, UDP: true, Local: []string{"192.168.1.2:51820"},
+		Hairpin: "no", Reachable: true, OffersRelay: true, At: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+		Relays:       []localapi.Relay{{RoundTrip: localapi.RoundTrip{ID: id("b"), Name: "nas", RTTMs: 12.3}, AtHand: true, Load: 4}},
+		Asked:        []localapi.Asked{{Server: "192.0.2.9:51820", Name: "nas", Mapped: "198.51.100.21:51820"}, {Server: "192.0.2.53:3478"}},
+		Coordinators: []localapi.RoundTrip{{ID: id("b"), Name: "nas", RTTMs: 12.3}}}
+}
+
+func exampleWhy() *api.Why {
+	return &api.Why{ID: id("c"), Name: "pi", Path: api.Path{Kind: localapi.PathRelay, Via: id("b"), RTTMs: 41.5, MTU: 1380}, ViaName: "nas",
+		Summary: "relayed through nas, because both NATs give every destination another port, so neither side can know where to send",
+		Self: localapi.Side{NAT: localapi.NATHard, Mapping: localapi.MappingPort, Endpoints: []string{"192.168.1.2:51820"}, PortMapping: "none",
+			Relays: []localapi.RoundTrip{{ID: id("b"), Name: "nas", RTTMs: 12.3}}},
+		Peer: localapi.Side{NAT: localapi.NATHard, Endpoints: []string{"10.0.0.7:51820", "203.0.113.4:41234"}, Relays: []localapi.RoundTrip{{ID: id("b"), Name: "nas"}}},
+		Tried: []localapi.Attempt{
+			{At: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), What: localapi.TriedRelay, How: "nas", Began: true, Result: "works", TookMs: 24},
+			{At: time.Date(2030, 1, 2, 3, 4, 6, 0, time.UTC), What: localapi.TriedPunch, How: "simultaneous", Result: "no answer", TookMs: 5000}},
+		Change: []string{"here: enable UPnP on the router", "on both sides: use IPv6\x1b[31m"}}
+}
+
 func TestTablesLookAsTheyShould(t *testing.T) {
+	golden(t, "netcheck.txt", func(a *app) { a.printNetcheck(exampleNetcheck()) })
+	golden(t, "netcheck-nothing.txt", func(a *app) { a.printNetcheck(&api.Netcheck{NAT: localapi.NATUnknown}) })
+	golden(t, "why.txt", func(a *app) { a.printWhy(exampleWhy()) })
 	golden(t, "status.txt", func(a *app) { a.printStatus(exampleStatus()) })
 	golden(t, "status-no-quorum.txt", func(a *app) {
 		s := exampleStatus()

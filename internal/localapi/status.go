@@ -100,6 +100,8 @@ type Path struct {
 	Via      string  `json:"via"`      // node ID of the relay
 	RTTMs    float64 `json:"rtt_ms"`   // 0: not measured
 	MTU      int     `json:"mtu"`
+	// Transport of the leg that begins here: udp or tcp. Empty: there is no path.
+	Transport string `json:"transport"`
 }
 
 // Tunnel states.
