@@ -32,6 +32,7 @@ var levels = map[string]int{
 	"node":        5,
 	"coordinator": 4,
 	"gossip":      4,
+	"reach":       4,
 	"discovery":   4,
 	"dataplane":   4,
 	"control":     3,

@@ -1,0 +1,69 @@
+package reach
+
+import (
+	"time"
+)
+
+// The pure core of retrying: when to punch a peer again, and how much a peer may make us do.
+//
+// One punch draws at most candidatesMax addresses × 6 checks × 312 bytes (264 with IPv6 and UDP headers) = 15 KB from us. A malicious member, which
+// can name any addresses, gets that for an offer of some 400 bytes on a connection that we authenticated: 37 bytes a byte, but at most punchBurst at
+// once and then one in punchGap: 1 KB/s toward others for each member gone bad, and no more than punchesMax at a time, 12 KB/s, for all together.
+// What a member's record draws is of the same size. A fan sends at most nat.FanPacketsMax checks of 312 bytes, 320 KB, to one IP address: once a peer
+// in fanGap, and once in fanRest for all, 11 KB/s.
+const (
+	candidatesMax = 8
+	punchBurst    = 3
+	punchGap      = 15 * time.Second
+	punchesMax    = 4
+	fanGap        = 10 * time.Minute
+	fanRest       = 30 * time.Second
+)
+
+// punchBackoff are the waits after the first attempts; the last repeats.
+var punchBackoff = [...]time.Duration{5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute}
+
+// pace is when a peer is punched again, and what it may still ask of us. The zero value: at once.
+type pace struct {
+	attempts int       // since something changed
+	next     time.Time // not before
+
+	budget float64 // of punches, whoever begins them: a peer whose record changes all the time makes us begin
+	filled time.Time
+	fanned time.Time // last fan
+}
+
+// due reports whether the next attempt of ours may begin.
+func (p *pace) due(now time.Time) bool { return !now.Before(p.next) }
+
+// attempted notes an attempt that ended without a direct path, whoever began it.
+func (p *pace) attempted(now time.Time) {
+	p.next = now.Add(punchBackoff[min(p.attempts, len(punchBackoff)-1)])
+	p.attempts++
+}
+
+// renew forgets the failures: the network of one of the two has changed. A burst of changes does not make a burst of attempts.
+func (p *pace) renew(now time.Time) {
+	p.attempts = 0
+	if soon := now.Add(time.Second); p.next.After(soon) {
+		p.next = soon
+	}
+}
+
+// admit reports whether the budget allows another attempt, and takes it.
+func (p *pace) admit(now time.Time) bool {
+	if p.filled.IsZero() {
+		p.budget = punchBurst
+	} else {
+		p.budget = min(punchBurst, p.budget+float64(now.Sub(p.filled))/float64(punchGap))
+	}
+	p.filled = now
+	if p.budget < 1 {
+		return false
+	}
+	p.budget--
+	return true
+}
+
+// mayFan reports whether many ports may be tried with this peer now.
+func (p *pace) mayFan(now time.Time) bool { return p.fanned.IsZero() || now.Sub(p.fanned) >= fanGap }

@@ -1,0 +1,123 @@
+package reach
+
+import (
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+const (
+	// upkeepInterval is how often indirect paths are looked at without news, upkeepPause the least time between two looks.
+	upkeepInterval = 30 * time.Second
+	upkeepPause    = 100 * time.Millisecond
+	// channelLinger is for how long a channel stays open beside a direct path: what was just found may be lost again.
+	channelLinger = time.Minute
+	// channelIdle ends a channel to a member that nobody talks to.
+	channelIdle = 5 * time.Minute
+)
+
+// upkeep punches the members that are in use and reached indirectly, and gives up channels that nobody needs any more.
+func (r *Reach) upkeep() {
+	news, cancelNews := r.table.Watch()
+	defer cancelNews()
+	changed, cancel := r.net.Watch()
+	defer cancel()
+	for r.ctx.Err() == nil {
+		now := time.Now()
+		next := min(r.punchDue(now), r.closeIdle(now))
+		tick, pause := time.NewTimer(max(next, upkeepPause)), time.NewTimer(upkeepPause)
+		select {
+		case <-r.ctx.Done():
+		case <-pause.C:
+		}
+		select {
+		case <-r.ctx.Done():
+		case <-tick.C:
+		case <-news:
+		case <-changed:
+		case <-r.wakeUpkeep:
+		}
+		tick.Stop()
+		pause.Stop()
+	}
+}
+
+// punchDue begins the attempts that are due and returns how long until the next is.
+func (r *Reach) punchDue(now time.Time) time.Duration {
+	next := upkeepInterval
+	for id, p := range r.net.Paths() {
+		if p.Kind != Relayed && p.Kind != Pipe {
+			continue
+		}
+		wait, due := r.mayPunch(id, p, now)
+		switch {
+		case !due:
+		case !r.beginPunch(id, now):
+			wait = time.Second // for a place, or its budget
+		case !r.spawn(func() { r.punch(id) }):
+			return next
+		}
+		if wait > 0 {
+			next = min(next, wait)
+		}
+	}
+	return next
+}
+
+// mayPunch reports whether an attempt with a member is due, or how long until it is. What its record says anew sets the pace back.
+func (r *Reach) mayPunch(id identity.NodeID, p Path, now time.Time) (wait time.Duration, due bool) {
+	e, ok := r.table.Get(id)
+	if !ok || e.Revoked {
+		return 0, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.historyLocked(id)
+	if e.HasRecord {
+		if k := knowledgeOf(e.Record); k != h.known {
+			h.known = k
+			h.pace.renew(now)
+		}
+	}
+	switch {
+	case now.Sub(p.Heard) > inUse && now.Sub(h.wanted) > inUse, h.busy():
+		return 0, false
+	case h.pace.due(now):
+		return 0, true
+	}
+	return h.pace.next.Sub(now), false
+}
+
+// closeIdle gives back the channels to members that are reached directly by now, or that nobody talks to, and returns when to look again.
+func (r *Reach) closeIdle(now time.Time) time.Duration {
+	paths := r.net.Paths()
+	var done []*lease
+	next := upkeepInterval
+	r.mu.Lock()
+	for k, c := range r.channels {
+		if c.lease == nil {
+			continue
+		}
+		p := paths[k.peer]
+		limit := channelIdle
+		if p.Kind == Direct || p.Kind == Pipe {
+			limit = channelLinger
+		} else if now.Sub(p.Heard) < inUse || now.Sub(r.historyLocked(k.peer).wanted) < inUse {
+			c.idle = time.Time{}
+			continue
+		}
+		if c.idle.IsZero() {
+			c.idle = now
+		}
+		if left := limit - now.Sub(c.idle); left > 0 {
+			next = min(next, left)
+			continue
+		}
+		done = append(done, c.lease)
+	}
+	r.mu.Unlock()
+	for _, l := range done {
+		l.end()
+	}
+	return next
+}
