@@ -46,6 +46,11 @@ func (s *stub) Invite(_ context.Context, r InviteRequest) (*Invite, error) {
 	s.asked <- r
 	return &Invite{Token: "pm1x", ID: "1", Uses: r.Uses, Expires: aTime}, s.err
 }
+func (s *stub) Tag(context.Context, TagRequest) (*Tagged, error)        { return nil, s.err }
+func (s *stub) Rename(context.Context, RenameRequest) (*Renamed, error) { return nil, s.err }
+func (s *stub) Audit(_ context.Context, verify bool) (*Audit, error) {
+	return &Audit{Verified: &verify}, s.err
+}
 func (s *stub) CancelInvitation(_ context.Context, id string) error { s.asked <- id; return s.err }
 func (s *stub) Enter(_ context.Context, e Entry) error              { s.asked <- e; return s.err }
 func (s *stub) Down(context.Context) error                          { s.asked <- "down"; return s.err }

@@ -31,6 +31,13 @@ type (
 	Member          = localapi.Member
 	MemberList      = localapi.MemberList
 	RevokeRequest   = localapi.RevokeRequest
+	TagRequest      = localapi.TagRequest
+	Tagged          = localapi.Tagged
+	RenameRequest   = localapi.RenameRequest
+	Renamed         = localapi.Renamed
+	Audit           = localapi.Audit
+	AuditEntry      = localapi.AuditEntry
+	AuditWitness    = localapi.AuditWitness
 	Revoked         = localapi.Revoked
 	PingRequest     = localapi.PingRequest
 	PingReply       = localapi.PingReply
@@ -58,6 +65,10 @@ type Backend interface {
 	Invitations(ctx context.Context) (*InvitationList, error)
 	CancelInvitation(ctx context.Context, id string) error
 	Revoke(ctx context.Context, r RevokeRequest) (*Revoked, error)
+	Tag(ctx context.Context, r TagRequest) (*Tagged, error)
+	Rename(ctx context.Context, r RenameRequest) (*Renamed, error)
+	// Audit gives the log of decisions; with verify it is held against every coordinator's own copy.
+	Audit(ctx context.Context, verify bool) (*Audit, error)
 
 	// Ping sends r.Count echoes and calls emit for each, answered or lost, in order. It returns early with emit's error.
 	Ping(ctx context.Context, r PingRequest, emit func(PingReply) error) error

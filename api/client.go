@@ -92,6 +92,21 @@ func (c *Client) Revoke(ctx context.Context, r RevokeRequest) (*Revoked, error) 
 	return ask[Revoked](ctx, c, http.MethodPost, "/v1/revoke", r)
 }
 
+func (c *Client) Tag(ctx context.Context, r TagRequest) (*Tagged, error) {
+	return ask[Tagged](ctx, c, http.MethodPost, "/v1/tag", r)
+}
+
+func (c *Client) Rename(ctx context.Context, r RenameRequest) (*Renamed, error) {
+	return ask[Renamed](ctx, c, http.MethodPost, "/v1/rename", r)
+}
+
+func (c *Client) Audit(ctx context.Context, verify bool) (*Audit, error) {
+	if verify {
+		return get[Audit](ctx, c, "/v1/audit/verified")
+	}
+	return get[Audit](ctx, c, "/v1/audit")
+}
+
 func (c *Client) CancelInvitation(ctx context.Context, id string) error {
 	_, err := ask[nothing](ctx, c, http.MethodDelete, "/v1/invitations/"+url.PathEscape(id), nil)
 	return err

@@ -39,6 +39,10 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("POST /v1/why", command(queryTimeout, b.Why))
 	mux.Handle("POST /v1/invite", command(decisionTimeout, b.Invite))
 	mux.Handle("POST /v1/revoke", command(decisionTimeout, b.Revoke))
+	mux.Handle("POST /v1/tag", command(decisionTimeout, b.Tag))
+	mux.Handle("POST /v1/rename", command(decisionTimeout, b.Rename))
+	mux.Handle("GET /v1/audit", query(func(ctx context.Context) (*Audit, error) { return b.Audit(ctx, false) }))
+	mux.Handle("GET /v1/audit/verified", query(func(ctx context.Context) (*Audit, error) { return b.Audit(ctx, true) }))
 	mux.Handle("POST /v1/enter", command(enterTimeout, silent(b.Enter)))
 	mux.Handle("POST /v1/wait", command(waitTimeoutMax, silent(func(ctx context.Context, q WaitRequest) error {
 		return waitInTime(ctx, q, b.Wait)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
@@ -172,6 +173,39 @@ func (g *Group) Audit(ctx context.Context) (Audit, error) {
 		return out, fmt.Errorf("%w: the leader's entries do not lead to the head it states", ErrAudit)
 	}
 	return out, nil
+}
+
+// AuditWitness is what one coordinator holds of the audit chain.
+type AuditWitness struct {
+	Node  identity.NodeID
+	Count uint64 // entries ever
+	Head  [32]byte
+	Err   error // it could not be asked, or has no copy of the ledger
+}
+
+// AuditWitnesses asks every coordinator, this node among them if it is one, in which hash its own copy of the chain ends. It takes no longer
+// than one question to one that does not answer.
+func (g *Group) AuditWitnesses(ctx context.Context) []AuditWitness {
+	voters := g.State().Coordinators.Voters
+	out := make([]AuditWitness, len(voters))
+	var asked sync.WaitGroup
+	for i, id := range voters {
+		asked.Go(func() {
+			var s status
+			var err error
+			if id == g.self {
+				s = g.status(ctx)
+			} else {
+				s, err = g.askStatus(ctx, id)
+			}
+			if err == nil && !s.Replica {
+				err = errors.New("it has no copy of the ledger yet")
+			}
+			out[i] = AuditWitness{Node: id, Count: s.AuditCount, Head: s.AuditHead, Err: err}
+		})
+	}
+	asked.Wait()
+	return out
 }
 
 // asRefused returns the refusal in err.

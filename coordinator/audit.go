@@ -112,6 +112,20 @@ func (a Audit) Verify() error {
 	return nil
 }
 
+// Count is the number of entries ever.
+func (a Audit) Count() uint64 { return a.Dropped + uint64(len(a.Entries)) }
+
+// HeadAt returns the hash that the first count entries ever end in; false if they end before what is kept, or later.
+func (a Audit) HeadAt(count uint64) ([32]byte, bool) {
+	switch {
+	case count < a.Dropped || count > a.Count():
+		return [32]byte{}, false
+	case count == a.Dropped:
+		return a.Base, true
+	}
+	return a.Entries[count-a.Dropped-1].Hash, true
+}
+
 func (c *auditChain) export() Audit {
 	return Audit{Base: c.base, Dropped: c.count - uint64(len(c.entries)), Entries: slices.Clone(c.entries)}
 }

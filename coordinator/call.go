@@ -216,6 +216,9 @@ type status struct {
 	Applied uint64
 	Voters  []identity.NodeID
 	Staged  []identity.NodeID
+	// Of a replica's audit chain: entries ever, and the hash they end in.
+	AuditCount uint64
+	AuditHead  [32]byte
 }
 
 func (g *Group) status(ctx context.Context) status {
@@ -226,6 +229,7 @@ func (g *Group) status(ctx context.Context) status {
 		return out
 	}
 	out.Replica, out.Applied = true, r.raft.AppliedIndex()
+	r.machine.view(func(l *Ledger) { out.AuditCount, out.AuditHead = l.audit.count, l.audit.head() })
 	if r.leads() {
 		ctx, cancel := context.WithTimeout(ctx, statusWait)
 		defer cancel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/phantommesh/phantommesh/coordinator"
@@ -211,6 +212,51 @@ func (n *Node) Revoke(ctx context.Context, r localapi.RevokeRequest) (*localapi.
 		return nil, failed("cannot revoke "+e.Member.Name, err)
 	}
 	return &localapi.Revoked{ID: e.ID.String(), Name: e.Member.Name}, nil
+}
+
+// Tag replaces a member's tags.
+func (n *Node) Tag(ctx context.Context, r localapi.TagRequest) (*localapi.Tagged, error) {
+	m, err := n.membership("tag")
+	if err != nil {
+		return nil, err
+	}
+	e, err := n.find(r.Node)
+	if err != nil {
+		return nil, err
+	}
+	tags := slices.Compact(slices.Sorted(slices.Values(r.Tags)))
+	for _, t := range tags {
+		if err := certificate.CheckLabel(t); err != nil {
+			return nil, localapi.Fail(localapi.Usage, "cannot tag "+e.Member.Name, fmt.Errorf("tag %q: %w", t, err), "")
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, decideMax)
+	defer cancel()
+	if err := m.group.Tag(ctx, e.ID, tags); err != nil {
+		return nil, failed("cannot tag "+e.Member.Name, err)
+	}
+	return &localapi.Tagged{ID: e.ID.String(), Name: e.Member.Name, Tags: tags}, nil
+}
+
+// Rename gives a member another name.
+func (n *Node) Rename(ctx context.Context, r localapi.RenameRequest) (*localapi.Renamed, error) {
+	m, err := n.membership("rename")
+	if err != nil {
+		return nil, err
+	}
+	e, err := n.find(r.Node)
+	if err != nil {
+		return nil, err
+	}
+	if err := certificate.CheckLabel(r.Name); err != nil {
+		return nil, localapi.Fail(localapi.Usage, "cannot rename "+e.Member.Name, fmt.Errorf("name %q: %w", r.Name, err), "")
+	}
+	ctx, cancel := context.WithTimeout(ctx, decideMax)
+	defer cancel()
+	if err := m.group.Rename(ctx, e.ID, r.Name); err != nil {
+		return nil, failed("cannot rename "+e.Member.Name, err)
+	}
+	return &localapi.Renamed{ID: e.ID.String(), Name: r.Name, Was: e.Member.Name}, nil
 }
 
 // find resolves a name, an ID or an overlay address to one node.

@@ -178,6 +178,40 @@ func (n *fakeNode) Revoke(_ context.Context, r api.RevokeRequest) (*api.Revoked,
 	return &api.Revoked{ID: p.ID, Name: p.Name}, nil
 }
 
+func (n *fakeNode) Tag(_ context.Context, r api.TagRequest) (*api.Tagged, error) {
+	p, err := n.find(r.Node)
+	if err != nil {
+		return nil, err
+	}
+	return &api.Tagged{ID: p.ID, Name: p.Name, Tags: r.Tags}, nil
+}
+
+func (n *fakeNode) Rename(_ context.Context, r api.RenameRequest) (*api.Renamed, error) {
+	p, err := n.find(r.Node)
+	if err != nil {
+		return nil, err
+	}
+	return &api.Renamed{ID: p.ID, Name: r.Name, Was: p.Name}, nil
+}
+
+// Audit holds two entries. A node called rewritten has a leader that changed the past.
+func (n *fakeNode) Audit(_ context.Context, verify bool) (*api.Audit, error) {
+	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	out := &api.Audit{Dropped: 1, Head: "ff" + strings.Repeat("0", 62), Entries: []api.AuditEntry{
+		{Index: 4, Time: at, By: fakePeer.ID, ByName: "nas", Action: "invite", Subject: "0123456789abcdef", Outcome: "done", Hash: "fe" + strings.Repeat("0", 62)},
+		{Index: 5, Time: at, Action: "renew", Subject: "nas", Outcome: "done", Hash: "ff" + strings.Repeat("0", 62)},
+	}}
+	if verify {
+		good := n.settings.Name != "rewritten"
+		w := api.AuditWitness{ID: fakePeer.ID, Name: "nas", Entries: 3, Says: localapi.WitnessAgrees}
+		if !good {
+			w.Says = localapi.WitnessContradicts
+		}
+		out.Verified, out.Witnesses = &good, []api.AuditWitness{w}
+	}
+	return out, nil
+}
+
 func (n *fakeNode) Ping(ctx context.Context, r api.PingRequest, emit func(api.PingReply) error) error {
 	lost := r.Node == "lost"
 	p := fakePeer

@@ -69,8 +69,9 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	group(groupMesh, a.upVerb(), a.joinVerb(), a.downVerb(), a.leaveVerb(), a.runVerb())
-	group(groupAdmit, a.inviteVerb(), a.invitationsVerb(), a.membersVerb(), a.revokeVerb())
-	group(groupLook, a.statusVerb(), a.peersVerb(), a.pingVerb(), a.whyVerb(), a.netcheckVerb(), a.coordinatorsVerb(), a.waitVerb(), a.doctorVerb())
+	group(groupAdmit, a.inviteVerb(), a.invitationsVerb(), a.membersVerb(), a.tagVerb(), a.renameVerb(), a.revokeVerb())
+	group(groupLook, a.statusVerb(), a.peersVerb(), a.pingVerb(), a.whyVerb(), a.netcheckVerb(), a.coordinatorsVerb(), a.auditVerb(),
+		a.waitVerb(), a.doctorVerb())
 	group(groupOther, a.demoVerb(), a.versionVerb(), a.completionVerb())
 	return root
 }

@@ -100,6 +100,73 @@ type Revoked struct {
 	Name string `json:"name"`
 }
 
+// TagRequest replaces a node's tags; none removes them all.
+type TagRequest struct {
+	Node string       `json:"node"`
+	Tags List[string] `json:"tags"`
+}
+
+// Tagged says which node it was and what tags it has now.
+type Tagged struct {
+	ID   string       `json:"id"`
+	Name string       `json:"name"`
+	Tags List[string] `json:"tags"`
+}
+
+// RenameRequest gives a node another name.
+type RenameRequest struct {
+	Node string `json:"node"`
+	Name string `json:"name"`
+}
+
+// Renamed says what a node is called now, and what it was called.
+type Renamed struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	Was  string `json:"was"`
+}
+
+// Audit is the mesh's log of decisions as far as it is kept: the newest ones, oldest first.
+type Audit struct {
+	Entries List[AuditEntry] `json:"entries"`
+	// Dropped is how many older entries are known only by the hash that the first of Entries continues.
+	Dropped uint64 `json:"dropped"`
+	// Head is the hash in which the chain ends, hexadecimal: keep it elsewhere, and any later change of what came before shows.
+	Head string `json:"head"`
+	// Verified is set if it was asked for: the chain is whole and no coordinator's own copy contradicts it.
+	Verified  *bool              `json:"verified,omitempty"`
+	Witnesses List[AuditWitness] `json:"witnesses,omitempty"`
+}
+
+// AuditEntry is one decision.
+type AuditEntry struct {
+	Index   uint64    `json:"index"` // in the replicated log
+	Time    time.Time `json:"time"`
+	By      string    `json:"by"` // node ID of who asked; empty: the coordinators themselves
+	ByName  string    `json:"by_name"`
+	Action  string    `json:"action"`
+	Subject string    `json:"subject"`
+	Outcome string    `json:"outcome"`
+	Hash    string    `json:"hash"`
+}
+
+// What a coordinator's copy of the audit log says about the chain that was shown.
+const (
+	WitnessAgrees      = "agrees"
+	WitnessBehind      = "behind" // agrees as far as it has come
+	WitnessContradicts = "contradicts"
+	WitnessSilent      = "silent"
+)
+
+// AuditWitness is one coordinator's copy of the audit log.
+type AuditWitness struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Entries uint64 `json:"entries"`
+	Says    string `json:"says"`
+	Why     string `json:"why,omitempty"` // it is silent
+}
+
 // PingRequest asks for echoes from a node.
 type PingRequest struct {
 	Node     string        `json:"node"`
