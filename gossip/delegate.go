@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"errors"
 	"time"
 
@@ -98,7 +99,10 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 func (d delegate) AckPayload() []byte { return nil }
 
 // NotifyPingComplete hears of an answered probe.
-func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, _ []byte) {
+func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payload []byte) {
+	if bytes.Equal(payload, spared) {
+		return // nobody was asked
+	}
 	if id, err := identity.ParseNodeID(n.Name); err == nil && rtt > 0 {
 		d.p.roster.answered(id, rtt)
 	}

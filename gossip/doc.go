@@ -21,6 +21,9 @@
 // book that are not alive, for as long as it takes. [New] starts all of them, [Pool.Close] stops all of them; memberlist's own
 // timers end at the latest one stretched probe interval afterwards.
 //
+// While nothing happens most of memberlist's probes are answered here instead of being sent, and digests in those that are stand in for
+// regular exchanges of everything (calm.go). Probes travel in a short form (short.go).
+//
 // What is trusted: that a packet opens under the mesh's gossip key proves that the sender had the key, nothing else. What a node
 // says of itself (its record) and rumours carry their author's Ed25519 signature and are refused without it. Streams are mutually
 // authenticated by the control channel and are not sealed again. What SWIM leaves to trust between members stays so: a member

@@ -182,6 +182,7 @@ func New(cfg Config) (*Pool, error) {
 		return nil, err
 	}
 	p.transport = newTransport(&cfg, p.seal, p.roster, p.stats)
+	p.transport.drifted = p.reconcile
 	if p.list, err = memberlist.Create(p.memberlistConfig()); err != nil {
 		_ = p.transport.Shutdown()
 		return nil, fmt.Errorf("gossip: start: %w", err)
@@ -258,6 +259,12 @@ func (p *Pool) start() {
 	p.tasks.Go(p.announcer)
 	p.tasks.Go(p.rumours.run)
 	p.tasks.Go(p.rejoin)
+}
+
+// reconcile exchanges everything with a member that knows something else. It is called by the transport's goroutine, which is counted.
+func (p *Pool) reconcile(id identity.NodeID) {
+	p.stats.drifts.Add(1)
+	p.tasks.Go(func() { _ = p.synchronise(id) }) // the next difference tries again
 }
 
 // publish carries what changed in the roster into the peer table and offers events.

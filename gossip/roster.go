@@ -22,6 +22,10 @@ type roster struct {
 	changed map[identity.NodeID]struct{} // not yet published; no more than there are members
 	unclear bool
 	events  uint64 // counts what memberlist told; orders it against snapshots
+
+	stirred    time.Time // when somebody last came, went, or was suspected
+	news       time.Time // the same, or said something new of itself
+	suspicions int       // how many are suspected
 }
 
 // standing is one member's place in the roster.
@@ -71,7 +75,8 @@ func (r *roster) joined(id identity.NodeID, record peer.Record, now time.Time) {
 		s = &standing{}
 		r.members[id] = s
 	}
-	s.state, s.since, s.expelled = peer.Alive, now, false
+	s.since, s.expelled = now, false
+	r.setStateLocked(s, peer.Alive, now)
 	s.setRecord(record)
 	r.touchLocked(id, s)
 }
@@ -82,8 +87,21 @@ func (r *roster) updated(id identity.NodeID, record peer.Record) {
 	defer r.mu.Unlock()
 	if s := r.members[id]; s != nil {
 		s.setRecord(record)
+		r.news = time.Now()
 		r.touchLocked(id, s)
 	}
+}
+
+// setStateLocked enters a member's state; whatever changes it stirs the roster.
+func (r *roster) setStateLocked(s *standing, state peer.State, now time.Time) {
+	if s.state == peer.Suspect {
+		r.suspicions--
+	}
+	if state == peer.Suspect {
+		r.suspicions++
+	}
+	s.state = state
+	r.stirLocked(now)
 }
 
 func (s *standing) setRecord(record peer.Record) {
@@ -97,7 +115,8 @@ func (r *roster) gone(id identity.NodeID, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.members[id]; s != nil {
-		s.state, s.since = peer.Dead, now
+		s.since = now
+		r.setStateLocked(s, peer.Dead, now)
 		r.unclear = true
 		r.touchLocked(id, s)
 	}
@@ -109,6 +128,7 @@ func (r *roster) suspected(id identity.NodeID) {
 	defer r.mu.Unlock()
 	if s := r.members[id]; s != nil && s.state == peer.Alive {
 		r.unclear = true
+		r.stirLocked(time.Now())
 		r.wakeLocked()
 	}
 }
@@ -123,7 +143,8 @@ func (r *roster) expelled(id identity.NodeID, now time.Time) {
 	}
 	s.expelled = true
 	if here(s.state) {
-		s.state, s.since = peer.Dead, now
+		s.since = now
+		r.setStateLocked(s, peer.Dead, now)
 		r.touchLocked(id, s)
 	}
 }
@@ -136,11 +157,8 @@ func here(s peer.State) bool { return s == peer.Alive || s == peer.Suspect }
 func (r *roster) question() (mark uint64, open bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	open = r.unclear
+	open = r.unclear || r.suspicions > 0
 	r.unclear = false
-	for _, s := range r.members {
-		open = open || s.state == peer.Suspect
-	}
 	return r.events, open
 }
 
@@ -148,12 +166,7 @@ func (r *roster) question() (mark uint64, open bool) {
 func (r *roster) suspects() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, s := range r.members {
-		if s.state == peer.Suspect {
-			return true
-		}
-	}
-	return false
+	return r.suspicions > 0
 }
 
 // settle enters the states of a snapshot that was taken after question returned mark. What memberlist has told since is newer.
@@ -168,7 +181,7 @@ func (r *roster) settle(states map[identity.NodeID]peer.State, mark uint64, now 
 		if s.state != peer.Dead || state != peer.Left { // dying and leaving happened at the same time
 			s.since = now
 		}
-		s.state = state
+		r.setStateLocked(s, state, now)
 		r.changed[id] = struct{}{}
 	}
 }

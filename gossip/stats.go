@@ -46,6 +46,7 @@ type counters struct {
 	rumoursIn, rumoursOut                atomic.Uint64
 	eventsLost, rumoursLost              atomic.Uint64
 	rejoins                              atomic.Uint64
+	probesSpared, drifts                 atomic.Uint64
 	refused                              [refusalReasons]atomic.Uint64
 }
 
@@ -70,6 +71,8 @@ type Stats struct {
 	EventsLost, RumoursLost uint64
 	// Rejoins counts attempts to synchronise with members that were not alive here.
 	Rejoins uint64
+	// ProbesSpared were not sent because all was calm; Drifts are exchanges because another node's digest differed.
+	ProbesSpared, Drifts uint64
 	// Refused counts what was not taken, by reason.
 	Refused map[string]uint64
 }
@@ -85,7 +88,7 @@ func (p *Pool) Stats() Stats {
 		StreamBytesSent: c.streamBytesOut.Load(), StreamBytesReceived: c.streamBytesIn.Load(),
 		RumoursSent: c.rumoursOut.Load(), RumoursHeard: c.rumoursIn.Load(),
 		EventsLost: c.eventsLost.Load(), RumoursLost: c.rumoursLost.Load(),
-		Rejoins: c.rejoins.Load(), Refused: map[string]uint64{},
+		Rejoins: c.rejoins.Load(), ProbesSpared: c.probesSpared.Load(), Drifts: c.drifts.Load(), Refused: map[string]uint64{},
 	}
 	for _, m := range p.Members() {
 		s.Members[m.State]++

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,12 +55,15 @@ var (
 type transport struct {
 	// Constant after start.
 	self    identity.NodeID
+	mesh    identity.MeshID
 	address netip.Addr // our overlay IPv6 address
 	packets Packets
 	streams Streams
 	peers   *peer.Table
 	seal    *seal
 	roster  *roster
+	calm    *calm
+	drifted func(identity.NodeID) // called when another knows something else; set before run
 	paths   *paths
 	stats   *counters
 	log     *slog.Logger
@@ -87,7 +91,7 @@ var _ memberlist.NodeAwareTransport = (*transport)(nil)
 func newTransport(cfg *Config, s *seal, r *roster, c *counters) *transport {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &transport{
-		self: cfg.Self, address: identity.OverlayIPv6(cfg.Mesh, cfg.Self),
+		self: cfg.Self, mesh: cfg.Mesh, calm: newCalm(cfg.Profile), address: identity.OverlayIPv6(cfg.Mesh, cfg.Self),
 		packets: cfg.Packets, streams: cfg.Streams, peers: cfg.Peers,
 		seal: s, roster: r, stats: c, log: cfg.Log, timeout: cfg.Profile.StreamTimeout,
 		paths:   newPaths(ctx, cfg.Connect),
@@ -129,7 +133,7 @@ func (t *transport) arrive(p underlay.GossipPacket) {
 		t.stats.refuse(refusedSeal)
 		return
 	}
-	if err := walk(plain, func(byte, []byte) {}); err != nil {
+	if plain, err = t.takeApart(plain, p.FromID); err != nil {
 		t.stats.refuse(refusedForm)
 		return
 	}
@@ -148,6 +152,31 @@ func (t *transport) arrive(p underlay.GossipPacket) {
 	default:
 		t.stats.refuse(refusedBusy)
 	}
+}
+
+// takeApart checks the form of an opened packet and returns it as memberlist expects it.
+func (t *transport) takeApart(plain []byte, from identity.NodeID) ([]byte, error) {
+	if !isShort(plain) {
+		var spoiled error
+		err := walk(plain, func(kind byte, body []byte) {
+			switch {
+			case kind == typeAck && bytes.Contains(body, spared):
+				spoiled = errPacketForm
+			case kind == typeIndirectPing:
+				t.roster.stir(time.Now()) // somebody does not answer; above all, this probe is not to be spared
+			}
+		})
+		return plain, errors.Join(err, spoiled)
+	}
+	long, theirs, err := lengthen(plain, from, t.self, t.mesh)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	if ours, settled := t.roster.digest(t.calm.alert, now); settled && here(t.roster.state(from)) && t.calm.differs(ours, theirs, now) {
+		t.drifted(from)
+	}
+	return long, nil
 }
 
 // nudge tells the rejoiner of a member that sends packets and is not alive here.
@@ -200,11 +229,18 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 	if !t.knows(id) {
 		return time.Time{}, unreachable("udp", errRefused)
 	}
+	now := time.Now()
+	if kind, sequence, ok := shorten(b, t.self.String(), addr.Name); ok {
+		if kind == shortPing && t.spare(id, sequence, now) {
+			return now, nil
+		}
+		digest, _ := t.roster.digest(t.calm.alert, now)
+		b = appendShort(make([]byte, 0, shortSize), kind, sequence, digest)
+	}
 	sealed, err := t.seal.close(id, b)
 	if err != nil {
 		return time.Time{}, err
 	}
-	now := time.Now()
 	if err := t.packets.SendGossip(id, sealed); err != nil {
 		t.stats.packetsLost.Add(1)
 		t.paths.want(id)
@@ -213,6 +249,25 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 	t.stats.packetsOut.Add(1)
 	t.stats.bytesOut.Add(uint64(len(sealed)))
 	return now, nil
+}
+
+// spare answers a probe in the member's place if it need not be sent.
+func (t *transport) spare(id identity.NodeID, sequence uint32, now time.Time) bool {
+	quiet, others := t.roster.quiet(id, t.calm.alert, now)
+	if !t.calm.spares(id, quiet, others, now) {
+		return false
+	}
+	answer, err := encodeMessage(typeAck, ackMessage{SeqNo: sequence, Payload: spared})
+	if err != nil {
+		return false
+	}
+	select {
+	case t.arrived <- &memberlist.Packet{Buf: answer, From: nodeAddr(id), Timestamp: now}:
+		t.stats.probesSpared.Add(1)
+		return true
+	default:
+		return false
+	}
 }
 
 // unreachable wraps an error so that memberlist counts it against the other end.
