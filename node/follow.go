@@ -290,7 +290,12 @@ func (m *membership) rememberPaths() {
 
 // knownAddresses are where a member was reached just now, then where it says it may be.
 func (m *membership) knownAddresses(p underlay.PathInfo) []netip.AddrPort {
-	out := append([]netip.AddrPort{p.Endpoint}, p.Standby...)
+	out := []netip.AddrPort{p.Endpoint}
+	for _, w := range p.Standby {
+		if w.Endpoint.IsValid() {
+			out = append(out, w.Endpoint)
+		}
+	}
 	if e, ok := m.node.peers.Get(p.ID); ok {
 		out = append(out, addresses(e.Record)...)
 	}

@@ -81,27 +81,35 @@ func (k PathKind) String() string {
 	return "none"
 }
 
-// PathInfo describes the path to a node.
-type PathInfo struct {
-	ID       identity.NodeID
-	Kind     PathKind
+// Way is how packets get to a node, or could.
+type Way struct {
+	Kind PathKind
+	// Endpoint is the node's address, invalid on a relayed path.
 	Endpoint netip.AddrPort
 	// Via is the relay, zero on a direct path.
 	Via identity.NodeID
+	// Transport is "udp" or "tcp"; on a relayed path that of the leg to the relay.
+	Transport string
 	// RTT is the smoothed round trip of the checks.
 	RTT time.Duration
+}
+
+// PathInfo describes the path to a node.
+type PathInfo struct {
+	ID identity.NodeID
+	Way
 	// MTU is that of the tunnel over this path, in bytes.
 	MTU int
 	// Since is when packets began to travel this way, Heard when the last one came from there.
 	Since time.Time
 	Heard time.Time
-	// Standby are the node's other validated addresses.
-	Standby []netip.AddrPort
+	// Standby are the other validated ways to the node.
+	Standby []Way
 }
 
 // GossipPacket is a sealed packet for the gossip pool.
 type GossipPacket struct {
-	// From is where it came from. FromID is who sits there, zero if that is no member's validated path: then anybody may have sent it.
+	// From is where it came from, invalid if that is no address of UDP. FromID is who sits there, zero if that is no member's validated path: then anybody may have sent it.
 	From   netip.AddrPort
 	FromID identity.NodeID
 	Data   []byte

@@ -27,15 +27,15 @@ func (b deviceBind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if !s.open() {
 		return nil, 0, net.ErrClosed
 	}
-	d := &session{socket: s, closed: make(chan struct{}), left: make(chan struct{}, len(s.readers))}
+	d := &session{socket: s, closed: make(chan struct{}), left: make(chan struct{}, len(s.readers)), links: make(chan delivery, deliverQueue)}
 	if !s.session.CompareAndSwap(nil, d) {
 		return nil, 0, conn.ErrBindAlreadyOpen
 	}
-	funcs := make([]conn.ReceiveFunc, len(s.readers))
-	for i, r := range s.readers {
-		funcs[i] = d.receiveFunc(r)
+	var funcs []conn.ReceiveFunc
+	for _, r := range s.readers {
+		funcs = append(funcs, d.receiveFunc(r))
 	}
-	return funcs, s.port, nil
+	return append(funcs, d.receiveLinks), s.port, nil
 }
 
 // Close detaches the device: its ReceiveFuncs return net.ErrClosed and the socket reads on its own again. Closing what is not open
@@ -50,6 +50,7 @@ func (b deviceBind) Close() error {
 	}
 	close(d.closed)
 	d.unblock()
+	d.drainLinks()
 	return nil
 }
 

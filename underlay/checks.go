@@ -178,7 +178,7 @@ func (s *Socket) accept(a answer, reply chan answer) {
 	src := s.sources.put(a.addr, a.node, a.at)
 	src.heard(a.at)
 	// The packet right behind this answer may be a QUIC packet, and be answered before the owner has chosen a path.
-	a.node.active.CompareAndSwap(nil, &route{endpoint: a.endpoint, source: src, sticky: true})
+	a.node.active.CompareAndSwap(nil, answeredRoute(a.endpoint, src))
 	if reply != nil {
 		reply <- a
 	}
@@ -193,14 +193,14 @@ func (o *owner) handleRequest(p checkPacket) {
 	}
 	from := addrOf(p.endpoint)
 	if !m.HasSender {
-		if b := nat.PlainResponse(m.Transaction, from, m.Size); b != nil {
-			_ = o.bind.Send([][]byte{b}, p.endpoint)
+		if b := nat.PlainResponse(m.Transaction, tellableAddr(p.endpoint), m.Size); b != nil {
+			_ = o.transmit([][]byte{b}, p.endpoint)
 		} else {
 			o.stats.drop(dropLimited, 1)
 		}
 		return
 	}
-	n, why := o.requester(&m, from, p.at)
+	n, why := o.requester(&m, rationedAddr(p.endpoint), p.at)
 	if n == nil {
 		o.stats.drop(why, 1)
 		return
@@ -223,11 +223,11 @@ func (o *owner) respond(n *node, m *nat.Message, ep conn.Endpoint, validated boo
 		return
 	}
 	from := addrOf(ep)
-	b := nat.CheckResponse{Transaction: m.Transaction, Sender: o.public, Mapped: from, Validated: validated, Key: key}.Encode()
+	b := nat.CheckResponse{Transaction: m.Transaction, Sender: o.public, Mapped: tellableAddr(ep), Validated: validated, Key: key}.Encode()
 	if len(b) > m.Size && !validated {
 		return
 	}
-	_ = o.bind.Send([][]byte{b}, ep) // lost is lost: they ask again
+	_ = o.transmit([][]byte{b}, ep) // lost is lost: they ask again
 	if validated || !nat.Budget(m.Size, len(b)) {
 		return
 	}
@@ -244,7 +244,7 @@ func (o *owner) respond(n *node, m *nat.Message, ep conn.Endpoint, validated boo
 
 // requester returns the node that sent a check, or why it gets no answer. The first check under a key costs a curve operation: a
 // stranger's is rationed before that.
-func (o *owner) requester(m *nat.Message, from netip.AddrPort, now instant) (*node, dropReason) {
+func (o *owner) requester(m *nat.Message, from netip.Addr, now instant) (*node, dropReason) {
 	if m.Sender == o.public || m.Sender.IsZero() {
 		return nil, dropForged
 	}
@@ -269,11 +269,11 @@ func (o *owner) requester(m *nat.Message, from netip.AddrPort, now instant) (*no
 }
 
 // newRequester makes a node of a key that we see for the first time.
-func (o *owner) newRequester(m *nat.Message, from netip.AddrPort, now instant) (*node, dropReason) {
+func (o *owner) newRequester(m *nat.Message, from netip.Addr, now instant) (*node, dropReason) {
 	if e, ok := o.peers.ByKey(m.Sender); ok {
 		return o.memberNode(e.ID), dropStranger
 	}
-	if m.Size < nat.OpeningSize || !o.newKeys.allow(from.Addr(), now) || !o.newKeysTotal.take(newKeysTotal, now) {
+	if m.Size < nat.OpeningSize || !o.newKeys.allow(from, now) || !o.newKeysTotal.take(newKeysTotal, now) {
 		return nil, dropLimited
 	}
 	o.makeRoom()

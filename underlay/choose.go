@@ -57,10 +57,20 @@ const (
 	pathsMax = 8
 )
 
+// pathClass orders paths before their speed does; lower is better.
+type pathClass uint8
+
+const (
+	pathUDP pathClass = iota
+	pathPipe
+	pathRelayed
+	pathClasses
+)
+
 // pathState is one validated path of a node.
 type pathState struct {
 	addr     netip.AddrPort
-	relayed  bool
+	class    pathClass
 	mutual   bool          // they have validated it too, by the newest that we know
 	asked    instant       // when they last asked from there and had our answer
 	rtt      time.Duration // smoothed as in RFC 6298, gain 1/4; 0: not measured
@@ -116,7 +126,7 @@ func (s *pathSet) find(addr netip.AddrPort) *pathState {
 
 // answer records a keyed answer over addr after rtt, and makes a path of the address if it was none. A full set gives up its
 // worst path for it.
-func (s *pathSet) answer(addr netip.AddrPort, relayed bool, rtt time.Duration, now instant) []action {
+func (s *pathSet) answer(addr netip.AddrPort, class pathClass, rtt time.Duration, now instant) []action {
 	p := s.find(addr)
 	if p == nil {
 		var acts []action
@@ -126,7 +136,7 @@ func (s *pathSet) answer(addr netip.AddrPort, relayed bool, rtt time.Duration, n
 		if len(s.paths) == pathsMax {
 			acts = s.dropWorst()
 		}
-		s.paths = append(s.paths, pathState{addr: addr, relayed: relayed, rtt: rtt, heard: now, answered: now, probed: -1})
+		s.paths = append(s.paths, pathState{addr: addr, class: class, rtt: rtt, heard: now, answered: now, probed: -1})
 		return append(acts, s.settle(now)...)
 	}
 	if p.rtt == 0 {
@@ -157,6 +167,12 @@ func (s *pathSet) dropWorst() []action {
 	return []action{{actDrop, addr}}
 }
 
+// remove gives up the path with the address at once.
+func (s *pathSet) remove(addr netip.AddrPort, now instant) []action {
+	s.paths = slices.DeleteFunc(s.paths, func(p pathState) bool { return p.addr == addr })
+	return append([]action{{actDrop, addr}}, s.settle(now)...)
+}
+
 // settle makes the best path the active one.
 func (s *pathSet) settle(now instant) []action {
 	best := choose(s.paths, s.active, now-s.first <= settleTime)
@@ -167,8 +183,8 @@ func (s *pathSet) settle(now instant) []action {
 	return []action{{actSwitch, best}}
 }
 
-// choose returns the address of the path to use, invalid if there is none: one that is not silent before one that is, direct
-// before relayed, then the lowest round trip; the present one stays unless another is better by a margin (eager: by anything).
+// choose returns the address of the path to use, invalid if there is none: one that is not silent before one that is, UDP
+// before TCP before relayed, then the lowest round trip; the present one stays unless another is better by a margin (eager: by anything).
 func choose(paths []pathState, active netip.AddrPort, eager bool) netip.AddrPort {
 	var best, present *pathState
 	for i := range paths {
@@ -195,12 +211,9 @@ func choose(paths []pathState, active netip.AddrPort, eager bool) netip.AddrPort
 
 // rank orders what matters more than speed; lower is better.
 func rank(p *pathState) int {
-	r := 0
+	r := int(p.class)
 	if p.missed >= silentAfter {
-		r += 2
-	}
-	if p.relayed {
-		r++
+		r += int(pathClasses)
 	}
 	return r
 }

@@ -29,8 +29,10 @@ func TestChoose(t *testing.T) {
 		{name: "the only one", paths: []pathState{{rtt: 5 * ms}}, want: 1},
 		{name: "the only one, even silent", paths: []pathState{{rtt: 5 * ms, missed: 4}}, active: 1, want: 1},
 		{name: "the fastest", paths: []pathState{{rtt: 9 * ms}, {rtt: 5 * ms}}, want: 2},
-		{name: "direct before a faster relay", paths: []pathState{{rtt: 5 * ms, relayed: true}, {rtt: 90 * ms}}, active: 1, want: 2},
-		{name: "a relay before a silent direct one", paths: []pathState{{rtt: 5 * ms, missed: 2}, {rtt: 90 * ms, relayed: true}}, active: 1, want: 2},
+		{name: "direct before a faster relay", paths: []pathState{{rtt: 5 * ms, class: pathRelayed}, {rtt: 90 * ms}}, active: 1, want: 2},
+		{name: "a pipe before a faster relay", paths: []pathState{{rtt: 5 * ms, class: pathRelayed}, {rtt: 90 * ms, class: pathPipe}}, active: 1, want: 2},
+		{name: "UDP before a faster pipe", paths: []pathState{{rtt: 5 * ms, class: pathPipe}, {rtt: 90 * ms}}, active: 1, want: 2},
+		{name: "a relay before a silent direct one", paths: []pathState{{rtt: 5 * ms, missed: 2}, {rtt: 90 * ms, class: pathRelayed}}, active: 1, want: 2},
 		{name: "one miss is not silence", paths: []pathState{{rtt: 5 * ms, missed: 1}, {rtt: 6 * ms}}, active: 1, want: 1},
 		{name: "a little faster is not enough", paths: []pathState{{rtt: 20 * ms}, {rtt: 17 * ms}}, active: 1, want: 1},
 		{name: "a share alone is not enough", paths: []pathState{{rtt: ms}, {rtt: ms / 2}}, active: 1, want: 1},
@@ -149,7 +151,7 @@ func (tr *tracer) until(at instant) {
 		tr.now = next
 		if who.IsValid() {
 			delete(tr.due, who)
-			tr.print(tr.set.answer(who, false, tr.rtts[who], tr.now))
+			tr.print(tr.set.answer(who, pathUDP, tr.rtts[who], tr.now))
 		}
 		tr.step()
 	}
@@ -182,7 +184,11 @@ func (tr *tracer) event(w []string) {
 			tr.t.Fatal(err)
 		}
 		tr.rtts[traceAddr(w[1])] = rtt
-		tr.print(tr.set.answer(traceAddr(w[1]), len(w) > 3, rtt, tr.now))
+		class := pathUDP
+		if len(w) > 3 {
+			class = map[string]pathClass{"pipe": pathPipe, "relayed": pathRelayed}[w[3]]
+		}
+		tr.print(tr.set.answer(traceAddr(w[1]), class, rtt, tr.now))
 	case "hear":
 		tr.set.find(traceAddr(w[1])).heard = tr.now
 		if tr.set.active == traceAddr(w[1]) {

@@ -32,6 +32,13 @@ type attempt struct {
 	next       int                     // step of the plan
 	challenged map[netip.AddrPort]bool // addresses from which the node has challenged us and had its answer
 	waiters    []chan error
+	extra      int // addresses that Try has added
+}
+
+// begin starts a search that checks nothing yet.
+func (n *node) begin(now instant) {
+	n.attempt = &attempt{began: now, challenged: map[netip.AddrPort]bool{}}
+	n.tried = map[netip.AddrPort]bool{}
 }
 
 // Connect finds a path to a member and returns once one is validated. A path from which something came in the last ten seconds is
@@ -88,8 +95,7 @@ func (o *owner) connect(n *node, addrs []netip.AddrPort, waiter chan error) {
 			answerWaiter(waiter, ErrNoCandidates)
 			return
 		}
-		n.attempt = &attempt{began: o.now(), challenged: map[netip.AddrPort]bool{}}
-		n.tried = map[netip.AddrPort]bool{}
+		n.begin(o.now())
 	}
 	a := n.attempt
 	if waiter != nil {
@@ -108,7 +114,7 @@ func (o *owner) connect(n *node, addrs []netip.AddrPort, waiter chan error) {
 func (o *owner) extend(n *node, fresh []netip.AddrPort) {
 	a := n.attempt
 	now := o.now()
-	room := nat.PlanAddressesMax - len(n.tried)
+	room := nat.PlanAddressesMax + a.extra - len(n.tried)
 	fresh = fresh[:max(0, min(len(fresh), room))]
 	offset := now - a.began
 	rest := slices.Clone(a.plan[a.next:])
@@ -216,6 +222,10 @@ func (o *owner) candidates(n *node) []netip.AddrPort {
 		}
 	}
 	for _, p := range n.paths.paths {
+		if o.links.get(p.addr) != nil {
+			out = append(out, p.addr) // mayTry is for what others tell us
+			continue
+		}
 		add(p.addr)
 	}
 	if id := n.memberID(); id != nil {
@@ -257,6 +267,9 @@ func (s *Socket) Hint(id identity.NodeID, addrs []netip.AddrPort) {
 // [ErrNoCandidates] (our own address, or none that a node can have), [ErrClosed], the context's.
 func (s *Socket) Contact(ctx context.Context, to netip.AddrPort) (Addr, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	if !s.mayTry(to) {
+		return Addr{}, fmt.Errorf("underlay: contact %s: %w: it is our own address, or none that a node can have", to, ErrNoCandidates)
+	}
 	n, err := s.learnKey(ctx, to)
 	if err == nil {
 		err = s.await(ctx, n, []netip.AddrPort{to})
@@ -267,11 +280,8 @@ func (s *Socket) Contact(ctx context.Context, to netip.AddrPort) (Addr, error) {
 	return Addr{n.key}, nil
 }
 
-// learnKey asks whoever sits at an address for its key, and returns its node.
+// learnKey asks whoever sits at an address, of UDP or of a link, for its key, and returns its node.
 func (s *Socket) learnKey(ctx context.Context, to netip.AddrPort) (*node, error) {
-	if !s.mayTry(to) {
-		return nil, fmt.Errorf("%w: %s is our own address, or none that a node can have", ErrNoCandidates, to)
-	}
 	plan := nat.CheckPlan([]netip.AddrPort{to})
 	reply := make(chan answer, len(plan)) // one for each request
 	began := s.now()
@@ -342,6 +352,9 @@ func (s *Socket) Probe(ctx context.Context, id identity.NodeID) (time.Duration, 
 // MappedBy asks a STUN server, or a node, at which address it sees us (RFC 8489 §2). It sends up to six requests in five seconds.
 func (s *Socket) MappedBy(ctx context.Context, server netip.AddrPort) (mapped netip.AddrPort, rtt time.Duration, err error) {
 	server = netip.AddrPortFrom(server.Addr().Unmap(), server.Port())
+	if isLinkAddr(server.Addr()) {
+		return netip.AddrPort{}, 0, fmt.Errorf("underlay: ask %s for our address: %w", server, ErrNoCandidates)
+	}
 	plan := nat.CheckPlan([]netip.AddrPort{server})
 	reply := make(chan answer, len(plan))
 	began := s.now()

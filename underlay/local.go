@@ -38,10 +38,11 @@ func (s *Socket) listensOn(a netip.Addr) bool {
 	return a.Is4() && s.listen[netip.IPv4Unspecified()] || a.Is6() && s.listen[netip.IPv6Unspecified()]
 }
 
-// mayTry reports whether an address can be another node's: not our own, not the overlay's, of a family that we listen on.
+// mayTry reports whether an address that was told us can be another node's: not our own, not the overlay's, not that of a link, of a
+// family that we listen on.
 func (s *Socket) mayTry(a netip.AddrPort) bool {
 	ip := a.Addr()
-	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || a.Port() == 0 {
+	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || a.Port() == 0 || isLinkAddr(ip) {
 		return false
 	}
 	if s.cfg.Exclude != nil && s.cfg.Exclude(ip) {

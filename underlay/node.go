@@ -61,9 +61,23 @@ type pathKey struct {
 type route struct {
 	endpoint conn.Endpoint // the real one
 	source   *source       // where its answers come from
-	relayed  bool
-	sticky   bool // endpoint carries the local address that the last check arrived on
+	link     *linkEndpoint // endpoint, if that is a link's; else nil
+	sticky   bool          // endpoint carries the local address that the last check arrived on
 }
+
+func newRoute(ep conn.Endpoint, src *source) *route {
+	return &route{endpoint: ep, source: src, link: linkOf(ep)}
+}
+
+// answeredRoute is the route to where an answer came from: its endpoint knows which local address to send from.
+func answeredRoute(ep conn.Endpoint, src *source) *route {
+	r := newRoute(ep, src)
+	r.sticky = r.link == nil
+	return r
+}
+
+// relayed reports whether the route leads through a relay.
+func (r *route) relayed() bool { return r.link != nil && r.link.link.Kind() == LinkChannel }
 
 // pairKey returns the key we share with the node for path checks. The first call costs one X25519 operation.
 func (n *node) pairKey() ([32]byte, error) {
@@ -85,14 +99,20 @@ func (n *node) send(bufs [][]byte, data bool) error {
 		n.socket.stats.drop(dropNoPath, len(bufs))
 		return ErrNoPath
 	}
-	err := n.socket.bind.Send(bufs, r.endpoint)
-	if err == nil || !r.sticky || !n.socket.open() {
+	err := n.socket.transmit(bufs, r.endpoint)
+	if err == nil || !n.socket.open() {
+		return err
+	}
+	if r.link != nil && r.link.gone.Load() && n.active.CompareAndSwap(r, nil) {
+		n.askForPath() // unless the owner, which is about to choose another, has one
+	}
+	if !r.sticky {
 		return err
 	}
 	// The local address it stuck to may be gone: let the system choose another, and tell the owner.
 	if plain := n.unstick(r); plain != nil {
 		n.socket.wake()
-		return n.socket.bind.Send(bufs, plain.endpoint)
+		return n.socket.transmit(bufs, plain.endpoint)
 	}
 	return err
 }
@@ -130,17 +150,17 @@ func (n *node) unpark() {
 		return
 	}
 	if r := n.active.Load(); r != nil {
-		_ = n.socket.bind.Send([][]byte{p.data}, r.endpoint) // if lost, the device repeats it
+		_ = n.socket.transmit([][]byte{p.data}, r.endpoint) // if lost, the device repeats it
 	}
 }
 
 // unstick replaces the route by one without a local address and returns it; nil if the address does not parse.
 func (n *node) unstick(r *route) *route {
-	e, err := n.socket.bind.ParseEndpoint(r.source.addr.String())
+	e, err := n.socket.parseEndpoint(r.source.addr)
 	if err != nil {
 		return nil
 	}
-	plain := &route{endpoint: e, source: r.source, relayed: r.relayed}
+	plain := newRoute(e, r.source)
 	n.active.CompareAndSwap(r, plain)
 	return plain
 }

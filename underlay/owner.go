@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 )
@@ -76,6 +77,7 @@ func (o *owner) all() []*node {
 
 // scan steps every node that is due.
 func (o *owner) scan() {
+	o.dropRemovedLinks()
 	now := o.now()
 	for _, n := range o.all() {
 		if n.member.Load() == nil && n.expired(now) {
@@ -161,9 +163,16 @@ func (o *owner) handleAnswer(a answer) {
 		n.active.Store(nil)
 		return
 	}
+	class := pathUDP
+	if link := linkOf(a.endpoint); link != nil {
+		if class = link.class(); link.gone.Load() {
+			o.sources.remove(a.addr, n)
+			return
+		}
+	}
 	o.sources.put(a.addr, n, a.at)
 	o.gather(n)
-	acts := n.paths.answer(a.addr, false, a.rtt, a.at)
+	acts := n.paths.answer(a.addr, class, a.rtt, a.at)
 	if p := n.paths.find(a.addr); p != nil {
 		// Not what it was before: a node that has forgotten us says so, and asks again. That may have overtaken this answer.
 		p.mutual = a.validated || p.asked >= a.at-a.rtt || n.attempt != nil && n.attempt.challenged[a.addr]
@@ -171,13 +180,13 @@ func (o *owner) handleAnswer(a answer) {
 			n.confirmed.Store(p.mutual)
 		}
 	}
-	if id := n.member.Load(); id != nil && a.mapped.IsValid() {
+	if id := n.member.Load(); id != nil && a.mapped.IsValid() && linkOf(a.endpoint) == nil {
 		o.observed.note(a.mapped, *id, a.at)
 	}
 	o.carryOut(n, acts)
 	if r := n.active.Load(); r != nil && r.source.addr == a.addr {
 		// The answer's endpoint knows which local address to send from.
-		n.active.CompareAndSwap(r, &route{endpoint: a.endpoint, source: o.sources.put(a.addr, n, a.at), sticky: true})
+		n.active.CompareAndSwap(r, answeredRoute(a.endpoint, o.sources.put(a.addr, n, a.at)))
 	}
 	o.publish(n)
 	o.reached(n)
@@ -195,12 +204,15 @@ func (o *owner) switchTo(n *node, addr netip.AddrPort) {
 		o.log.Info("path lost", "peer", n.name(), "addr", addrOfRoute(old))
 		return
 	}
-	e, err := o.bind.ParseEndpoint(addr.String())
+	e, err := o.parseEndpoint(addr)
+	if errors.Is(err, errNoLink) {
+		return // it was removed this moment: dropRemovedLinks is about to choose another
+	}
 	if err != nil {
 		o.log.Error("a validated address does not parse", "peer", n.name(), "addr", addr, "err", err)
 		return
 	}
-	n.active.Store(&route{endpoint: e, source: o.sources.put(addr, n, o.now())})
+	n.active.Store(newRoute(e, o.sources.put(addr, n, o.now())))
 	o.publish(n)
 	if was := addrOfRoute(old); was.IsValid() && was != addr {
 		o.log.Info("path changed", "peer", n.name(), "addr", addr, "was", was, "rtt", n.paths.find(addr).rtt)
@@ -226,24 +238,20 @@ func (n *node) name() string {
 
 // publish makes the node's path visible, and signals the watchers if it is another.
 func (o *owner) publish(n *node) {
-	info := &PathInfo{Kind: PathNone}
+	info := &PathInfo{Way: Way{Kind: PathNone}}
 	if id := n.member.Load(); id != nil {
 		info.ID = *id
 	}
 	p := &n.paths
 	for _, q := range p.paths {
 		if q.addr != p.active {
-			info.Standby = append(info.Standby, q.addr)
+			info.Standby = append(info.Standby, o.way(q.addr, q.rtt))
 			continue
 		}
-		info.Kind, info.Endpoint, info.RTT, info.MTU = PathDirect, q.addr, q.rtt, tunnelMTU
-		if q.relayed {
-			info.Kind = PathRelay
-		}
-		info.Since = o.when(p.since)
+		info.Way, info.MTU, info.Since = o.way(q.addr, q.rtt), tunnelMTU, o.when(p.since)
 	}
 	n.info.Store(info)
-	if key := (pathKey{info.Endpoint, info.Kind}); key != n.publicized {
+	if key := (pathKey{p.active, info.Kind}); key != n.publicized {
 		n.publicized = key
 		o.watchers.notify()
 	}

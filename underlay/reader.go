@@ -37,8 +37,8 @@ type reader struct {
 }
 
 const (
-	// pumpBuffer holds every packet on a standard Ethernet; the pump's hand-over is the only moment a larger one would be cut.
-	pumpBuffer = 2048
+	// pumpBuffer holds every packet on an Ethernet with jumbo frames: without a device we may be a relay, or be asked how large packets arrive.
+	pumpBuffer = 9216
 	// coalescedBuffer holds what the kernel merges into one (UDP GRO). StdNetBind reads those into the last batch/64 buffers and
 	// splits them into the others.
 	coalescedBuffer = 1 << 16
@@ -173,6 +173,7 @@ type session struct {
 	socket *Socket
 	closed chan struct{}
 	left   chan struct{} // signals that a goroutine of the device has left a reader
+	links  chan delivery // WireGuard packets that arrived on links
 }
 
 // isClosed reports whether the device has closed its Bind. The pump's session is nil and never closed.

@@ -29,7 +29,12 @@ func (r *reader) filter(bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) 
 			sizes[i] = 0
 			continue
 		}
-		src := r.source(eps[i])
+		src, ok := r.source(eps[i])
+		if !ok {
+			s.stats.drop(dropBogus, 1)
+			sizes[i] = 0
+			continue
+		}
 		if c == classWireGuard {
 			if !s.acceptWireGuard(src, b, now) {
 				sizes[i] = 0
@@ -51,17 +56,21 @@ func (r *reader) filter(bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) 
 	return wireGuard
 }
 
-// source returns the source a packet came from, nil if it is nobody's.
-func (r *reader) source(ep conn.Endpoint) *source {
+// source returns the source a packet came from, nil if it is nobody's. It returns false for a packet that pretends to have come from a
+// link: that address belongs to another (r.last never is a link's).
+func (r *reader) source(ep conn.Endpoint) (*source, bool) {
 	addr := addrOf(ep)
 	if r.last != nil && r.last.addr == addr && !r.last.gone.Load() {
-		return r.last
+		return r.last, true
+	}
+	if isLinkAddr(addr.Addr()) {
+		return nil, false
 	}
 	src := r.socket.sources.get(addr)
 	if src != nil {
 		r.last = src
 	}
-	return src
+	return src, true
 }
 
 // addrOf returns where a packet came from, IPv4 always in its plain form.
@@ -70,6 +79,8 @@ func addrOf(ep conn.Endpoint) netip.AddrPort {
 	switch e := ep.(type) {
 	case *conn.StdNetEndpoint:
 		a = e.AddrPort
+	case *linkEndpoint:
+		return e.addr
 	case interface {
 		Addr() netip.Addr
 		Port() uint16
@@ -129,7 +140,7 @@ func (s *Socket) dispatchSTUN(b []byte, ep conn.Endpoint, src *source, now insta
 	}
 	queue := s.checks
 	if src == nil {
-		if !s.knocks.allow(addrOf(ep).Addr(), now) {
+		if !s.knocks.allow(rationedAddr(ep), now) {
 			s.stats.drop(dropLimited, 1)
 			return
 		}
@@ -146,28 +157,31 @@ func (s *Socket) dispatchSTUN(b []byte, ep conn.Endpoint, src *source, now insta
 	}
 }
 
+// quicBuffer holds the largest packet that QUIC sends on an Ethernet.
+const quicBuffer = 2048
+
 // quicPacket is a packet on its way to [Socket.PacketConn].
 type quicPacket struct {
-	buf  *[pumpBuffer]byte
+	buf  *[quicBuffer]byte
 	size int
 	node *node
 }
 
 // quicBuffers saves allocating 2 KiB for each packet of the control plane.
-var quicBuffers = sync.Pool{New: func() any { return new([pumpBuffer]byte) }}
+var quicBuffers = sync.Pool{New: func() any { return new([quicBuffer]byte) }}
 
 func (s *Socket) dispatchQUIC(b []byte, src *source, now instant) {
 	if src == nil {
 		s.stats.drop(dropStranger, 1)
 		return
 	}
-	if len(b) > pumpBuffer {
-		s.stats.drop(dropUnknown, 1)
+	if len(b) > quicBuffer {
+		s.stats.drop(dropTooLarge, 1)
 		return
 	}
 	src.heard(now)
 	src.node.quic.Store(int64(now))
-	p := quicPacket{buf: quicBuffers.Get().(*[pumpBuffer]byte), node: src.node}
+	p := quicPacket{buf: quicBuffers.Get().(*[quicBuffer]byte), node: src.node}
 	p.size = copy(p.buf[:], b)
 	select {
 	case s.quic <- p:
@@ -179,8 +193,11 @@ func (s *Socket) dispatchQUIC(b []byte, src *source, now instant) {
 
 func (s *Socket) dispatchGossip(b []byte, ep conn.Endpoint, src *source, now instant) {
 	p := GossipPacket{From: addrOf(ep), At: s.when(now)}
+	if linkOf(ep) != nil {
+		p.From = netip.AddrPort{}
+	}
 	if src == nil {
-		if !s.knocks.allow(p.From.Addr(), now) {
+		if !s.knocks.allow(rationedAddr(ep), now) {
 			s.stats.drop(dropLimited, 1)
 			return
 		}

@@ -71,6 +71,7 @@ type Socket struct {
 	transactions transactions
 	knocks       *limiter
 	newKeys      *limiter
+	links        links
 	local        atomic.Pointer[[]netip.Addr]
 	observed     observed
 	watchers     watchers
@@ -139,6 +140,7 @@ func newSocket(cfg Config) *Socket {
 		nodes:   nodeTable{byKey: map[identity.WireGuardKey]*node{}},
 		knocks:  newLimiter(knocks),
 		newKeys: newLimiter(newKeys),
+		links:   links{table: newSlots[linkEndpoint](linksMax, 0)},
 
 		quic: make(chan quicPacket, quicQueue), gossip: make(chan GossipPacket, gossipQueue),
 		checks: make(chan checkPacket, checksQueue), strange: make(chan checkPacket, knocksQueue),
@@ -200,11 +202,11 @@ func (s *Socket) fillRandom(b []byte) error {
 	return nil
 }
 
-// sendTo sends one packet to an address, from whatever local address the system chooses.
+// sendTo sends one packet to an address, of UDP or of a link, from whatever local address the system chooses.
 func (s *Socket) sendTo(b []byte, to netip.AddrPort) error {
-	e, err := s.bind.ParseEndpoint(to.String())
+	e, err := s.parseEndpoint(to)
 	if err != nil {
 		return fmt.Errorf("underlay: address %s: %w", to, err)
 	}
-	return s.bind.Send([][]byte{b}, e)
+	return s.transmit([][]byte{b}, e)
 }

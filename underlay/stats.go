@@ -17,11 +17,15 @@ const (
 	dropRelay                         // a relay frame, and no relay in this build takes it
 	dropNoDevice                      // WireGuard, and no device is attached
 	dropNoPath                        // to be sent, and there is no path
+	dropBogus                         // UDP from an address that only a link can have
+	dropNoLink                        // delivered on a link that is gone
+	dropTooLarge                      // larger than any packet of ours
 	dropReasons
 )
 
 var dropNames = [dropReasons]string{
 	"unknown", "stranger", "not_listened", "limited", "queue_full", "malformed", "forged", "unasked", "relay", "no_device", "no_path",
+	"bogus", "no_link", "too_large",
 }
 
 var classNames = [classes]string{"unknown", "wireguard", "stun", "quic", "gossip", "relay"}

@@ -296,7 +296,7 @@ func TestConnectUsesHintsAndNewRecords(t *testing.T) {
 func TestManyPathsAreBounded(t *testing.T) {
 	s := newPathSet(false)
 	for i := range 100 {
-		s.answer(netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:1", i)), false, time.Duration(100-i)*time.Millisecond, instant(i)*time.Second)
+		s.answer(netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:1", i)), pathUDP, time.Duration(100-i)*time.Millisecond, instant(i)*time.Second)
 		if len(s.paths) > pathsMax || s.find(s.active) == nil {
 			t.Fatalf("%d paths, active %v", len(s.paths), s.active)
 		}
