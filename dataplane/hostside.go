@@ -113,6 +113,7 @@ func (h *hostSide) sort(bufs [][]byte, sizes []int, offset int) bool {
 		packet := bufs[i][offset : offset+sizes[i]]
 		if filter != nil && !(*filter).Allow(Outbound, packet) {
 			h.plane.drops.filtered.Add(1)
+			h.plane.sendProhibited(packet)
 			sizes[i] = 0
 			continue
 		}

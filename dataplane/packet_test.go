@@ -43,8 +43,10 @@ func FuzzDestination(f *testing.F) {
 		if src.Is6() {
 			from = a6
 		}
-		if answer, ok := unreachable(packet, from); ok {
-			checkUnreachable(t, answer[headroom:], src, from)
+		for _, kind := range []func([]byte, netip.Addr) ([]byte, bool){unreachable, prohibited} {
+			if answer, ok := kind(packet, from); ok {
+				checkUnreachable(t, answer[headroom:], src, from)
+			}
 		}
 	})
 }
@@ -76,6 +78,28 @@ func checkUnreachable(t *testing.T, p []byte, to, from netip.Addr) {
 	}
 	if _, again := unreachable(p, to); again {
 		t.Fatal("an error would be answered with an error")
+	}
+}
+
+func TestWhatTheFilterDeniesIsAnsweredAsProhibited(t *testing.T) {
+	for _, c := range []struct {
+		from, to string
+		packet   func(a, b netip.Addr, n uint32) []byte
+		code     int
+	}{{"10.86.0.1", "10.86.0.2", udp4, 13}, {"fd00::1", "fd00::2", udp6, 1}} {
+		from, to := netip.MustParseAddr(c.from), netip.MustParseAddr(c.to)
+		answer, ok := prohibited(c.packet(from, to, 1), from)
+		if !ok {
+			t.Fatal("no answer")
+		}
+		checkUnreachable(t, answer[headroom:], from, from)
+		header := headerLen4
+		if from.Is6() {
+			header = headerLen6
+		}
+		if got := int(answer[headroom+header+1]); got != c.code {
+			t.Errorf("code %d, want %d", got, c.code)
+		}
 	}
 }
 

@@ -282,7 +282,12 @@ func (p *Plane) tunnelFor(packet []byte) *tunnel {
 }
 
 // sendUnreachable tells the host that a packet's destination can not be reached.
-func (p *Plane) sendUnreachable(packet []byte) {
+func (p *Plane) sendUnreachable(packet []byte) { p.sendError(packet, unreachable) }
+
+// sendProhibited tells the host that the filter denied a packet.
+func (p *Plane) sendProhibited(packet []byte) { p.sendError(packet, prohibited) }
+
+func (p *Plane) sendError(packet []byte, kind func([]byte, netip.Addr) ([]byte, bool)) {
 	if len(packet) == 0 || p.ctx.Err() != nil || !p.unreachable.Allow() {
 		return
 	}
@@ -290,7 +295,7 @@ func (p *Plane) sendUnreachable(packet []byte) {
 	if packet[0]>>4 == 6 {
 		from = p.self6
 	}
-	if answer, ok := unreachable(packet, from); ok {
+	if answer, ok := kind(packet, from); ok {
 		_, _ = p.host.inner.Write([][]byte{answer}, headroom)
 	}
 }

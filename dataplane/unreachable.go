@@ -32,6 +32,24 @@ func unreachable(packet []byte, from netip.Addr) ([]byte, bool) {
 	return unreachable6(packet, src, from)
 }
 
+// prohibited is unreachable for what the filter denied: communication administratively prohibited (RFC 1812 §5.2.7.1: type 3 code 13;
+// RFC 4443 §3.1: type 1 code 1). Programs give up at once instead of waiting.
+func prohibited(packet []byte, from netip.Addr) ([]byte, bool) {
+	out, ok := unreachable(packet, from)
+	if !ok {
+		return nil, false
+	}
+	header, code, pseudo := headerLen4, byte(13), uint32(0)
+	if from.Is6() {
+		header, code = headerLen6, 1
+		pseudo = uint32(sum(out[headroom+8:headroom+40], 0)) + uint32(len(out)-headroom-header) + protocolICMP6
+	}
+	icmp := out[headroom+header:]
+	icmp[1], icmp[2], icmp[3] = code, 0, 0
+	binary.BigEndian.PutUint16(icmp[2:], ^sum(icmp, pseudo))
+	return out, true
+}
+
 func unreachable4(packet []byte, to, from netip.Addr) ([]byte, bool) {
 	header := int(packet[0]&0x0f) * 4
 	if header < headerLen4 || len(packet) < header || binary.BigEndian.Uint16(packet[6:8])&0x1fff != 0 {
