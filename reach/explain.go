@@ -144,8 +144,12 @@ func (f facts) advice() []string {
 		add("allow outgoing UDP in the network of %s", name)
 	}
 	ours, theirs := behind(f.Ours), behind(f.Theirs)
+	port := "UDP" // to whom UDP is blocked a TCP port helps
+	if f.Ours.NAT == peer.NATBlocked || f.Theirs.NAT == peer.NATBlocked {
+		port = "TCP"
+	}
 	if ours {
-		add("forward UDP port %d on this machine's router to this machine, and start it with --advertise ADDRESS:%d", f.Port, f.Port)
+		add("forward %s port %d on this machine's router to this machine, and start it with --advertise ADDRESS:%d", port, f.Port, f.Port)
 		if f.Mapper {
 			add("enable UPnP, NAT-PMP or PCP on this machine's router: it granted no port that works")
 		} else {
@@ -153,7 +157,7 @@ func (f facts) advice() []string {
 		}
 	}
 	if theirs {
-		add("forward a UDP port on the router of %s to it, or enable UPnP, NAT-PMP or PCP there", name)
+		add("forward a %s port on the router of %s to it, or enable UPnP, NAT-PMP or PCP there", port, name)
 	}
 	out = append(out, f.adviceIPv6()...)
 	if f.Ours.NAT == peer.NATNone && f.Theirs.NAT != peer.NATBlocked {

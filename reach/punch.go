@@ -88,7 +88,7 @@ func (r *Reach) servePunch(ctx context.Context, s Stream) {
 	situation, candidates := ours.wire()
 	a := punchAnswer{Code: code, Nonce: q.Nonce[:min(len(q.Nonce), nonceSize)], Situation: situation, Candidates: candidates, Fan: ours.fan && q.Fan}
 	err := wire.WriteMessage(s, a, punchMax)
-	if code != 0 {
+	if s.Close(); code != 0 {
 		return
 	}
 	p := Punch{At: began, Strategy: "none", Result: "the answer was not taken"}
@@ -96,14 +96,19 @@ func (r *Reach) servePunch(ctx context.Context, s Stream) {
 		theirs.fan = a.Fan
 		bounded, cancel := context.WithTimeout(r.ctx, nat.PlanLength+nat.FanLength)
 		defer cancel()
-		p.Strategy, p.Result = r.carryOut(bounded, id, theirs) // whether or not the stream lives: it runs over what is to be replaced
+		p.Strategy, p.Result = r.carryOut(bounded, id, theirs)
 	}
 	r.endPunch(id, p, false)
 }
 
 // brief is what we tell a member of ourselves.
 func (r *Reach) brief(id identity.NodeID) brief {
-	b := brief{situation: r.Situation(), candidates: r.Endpoints()}
+	b := brief{situation: r.Situation()}
+	for _, e := range r.Endpoints() {
+		if usable(e.Addr) { // a node that listens on loopback need not say so to others
+			b.candidates = append(b.candidates, e)
+		}
+	}
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()

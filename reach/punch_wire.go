@@ -118,11 +118,18 @@ func readBrief(s wireSituation, candidates []wireCandidate, fan bool) (brief, bo
 	return b, true
 }
 
-// readAddress takes addresses that a node can have, in their plain form.
+// linkAddresses is where the underlay's own links live (RFC 6666): nobody outside may name one.
+var linkAddresses = netip.MustParsePrefix("100::/64")
+
+// usable reports whether an address can be that of another machine's node, in its plain form.
+func usable(p netip.AddrPort) bool {
+	a := p.Addr()
+	return a.IsValid() && p.Port() != 0 && !a.Is4In6() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && !a.IsLoopback() &&
+		!linkAddresses.Contains(a) && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 func readAddress(ip []byte, port uint16) (netip.AddrPort, bool) {
-	a, ok := netip.AddrFromSlice(ip)
-	if !ok || port == 0 || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-		return netip.AddrPort{}, false
-	}
-	return netip.AddrPortFrom(a, port), true
+	a, _ := netip.AddrFromSlice(ip)
+	p := netip.AddrPortFrom(a, port)
+	return p, usable(p)
 }
