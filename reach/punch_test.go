@@ -36,6 +36,8 @@ func (w *world) talk(a, b *fakeNode, d time.Duration) {
 
 // hard gives a node a hard NAT: every server sees another port.
 func (f *fakeNode) hard() {
+	f.world.mu.Lock()
+	defer f.world.mu.Unlock()
 	f.seenAs = func(server netip.AddrPort) (netip.AddrPort, error) {
 		return netip.AddrPortFrom(f.addr.Addr(), 40000+uint16(server.Addr().As4()[2])), nil
 	}

@@ -75,6 +75,8 @@ func newWorld(t *testing.T) *world {
 // add makes a node. An open one is reached by everybody and offers to relay.
 func (w *world) add(name string, open bool) *fakeNode {
 	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	n := len(w.nodes) + 1
 	m := &certificate.Member{Name: name, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour), Serial: 1}
 	m.Public.Ed25519[0], m.Public.WireGuard[0], m.Public.MLDSA = byte(n), byte(n), make([]byte, 1952)
@@ -359,6 +361,8 @@ func (f *fakeNode) Keep(id identity.NodeID, on bool) {
 func (f *fakeNode) Tried(identity.NodeID) []Tried { return nil }
 
 func (f *fakeNode) MappedBy(ctx context.Context, server netip.AddrPort) (netip.AddrPort, time.Duration, error) {
+	f.world.mu.Lock()
+	defer f.world.mu.Unlock()
 	a, err := f.seenAs(server)
 	return a, time.Millisecond, err
 }
