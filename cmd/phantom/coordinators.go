@@ -1,7 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"reflect"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -9,6 +13,7 @@ import (
 )
 
 func (a *app) coordinatorsVerb() *cobra.Command {
+	var watch bool
 	cmd := &cobra.Command{
 		Use:   "coordinators",
 		Short: "leader, voters, regions, quorum",
@@ -22,6 +27,9 @@ func (a *app) coordinatorsVerb() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if watch {
+				return a.watchCoordinators(cmd.Context(), c, l)
+			}
 			if a.json {
 				return a.printJSON(l)
 			}
@@ -29,7 +37,103 @@ func (a *app) coordinatorsVerb() *cobra.Command {
 			return nil
 		}),
 	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "go on and tell of every change, until interrupted")
 	return a.jsonFlag(cmd)
+}
+
+// watchInterval is how often a watched view is fetched: an election takes several times as long.
+const watchInterval = 100 * time.Millisecond
+
+// watchCoordinators prints what there is, then a line for every change; with --json the whole view on a line each time.
+func (a *app) watchCoordinators(ctx context.Context, c *api.Client, now *api.CoordinatorList) error {
+	show := a.printJSON
+	if !a.json {
+		a.printCoordinators(now)
+		fmt.Fprintln(a.stdout)
+	} else if err := show(now); err != nil {
+		return err
+	}
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil // interrupted: that is how watching ends
+		case <-tick.C:
+		}
+		next, err := c.Coordinators(ctx)
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			return nil
+		case err != nil:
+			return err
+		case reflect.DeepEqual(now, next):
+			continue
+		}
+		if a.json {
+			err = show(next)
+		} else {
+			for _, change := range coordinatorChanges(now, next) {
+				_, err = fmt.Fprintf(a.stdout, "%s  %s\n", time.Now().Format("15:04:05.000"), printable(change))
+			}
+		}
+		if err != nil {
+			return err
+		}
+		now = next
+	}
+}
+
+// coordinatorChanges tells what differs between two views, a sentence each.
+func coordinatorChanges(was, is *api.CoordinatorList) (out []string) {
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	names := map[string]string{}
+	voters := func(l *api.CoordinatorList) map[string]bool {
+		set := map[string]bool{}
+		for _, v := range l.Voters {
+			set[v.ID], names[v.ID] = true, orElse(v.Name, shortID(v.ID))
+		}
+		return set
+	}
+	before, after := voters(was), voters(is)
+	name := func(id string) string { return orElse(names[id], shortID(id)) }
+	if was.Quorum != is.Quorum {
+		say("quorum %s", map[bool]string{true: "is back", false: "is lost: decisions wait, traffic goes on"}[is.Quorum])
+	}
+	switch {
+	case was.Leader != is.Leader && is.Leader == "":
+		say("no leader: %s is gone", name(was.Leader))
+	case was.Leader != is.Leader:
+		say("%s leads, term %d", name(is.Leader), is.Term)
+	case was.Term != is.Term:
+		say("term %d", is.Term)
+	}
+	for _, v := range is.Voters {
+		if !before[v.ID] {
+			say("%s votes now", name(v.ID))
+		}
+	}
+	for _, v := range was.Voters {
+		if !after[v.ID] {
+			say("%s votes no more", name(v.ID))
+		}
+	}
+	regions := map[string]string{}
+	for _, r := range was.Regions {
+		regions[r.Region] = r.Coordinator
+	}
+	for _, r := range is.Regions {
+		if old, known := regions[r.Region]; !known || old != r.Coordinator {
+			say("%s coordinates region %s", orElse(r.Name, shortID(r.Coordinator)), r.Region)
+		}
+		delete(regions, r.Region)
+	}
+	for _, r := range was.Regions {
+		if _, gone := regions[r.Region]; gone {
+			say("region %s has no coordinator", r.Region)
+		}
+	}
+	return out
 }
 
 func (a *app) printCoordinators(l *api.CoordinatorList) {
