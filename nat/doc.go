@@ -1,5 +1,7 @@
-// Package nat speaks STUN (RFC 8489): the plain Binding exchange that tells a node how the world sees it, and the keyed checks by
-// which two nodes prove to each other that an address is theirs. It owns no socket, starts no goroutine and reads no clock: the
+// Package nat is what a node knows about NATs. It speaks STUN (RFC 8489): the plain Binding exchange that tells a node how the world
+// sees it, and the keyed checks by which two nodes prove to each other that an address is theirs. From what servers say it concludes
+// how the NAT in front of the node behaves ([Discovery], [Assess], in the terms of RFC 4787), and from two nodes' situations how they
+// get through ([Choose], and the plans: [CheckPlan], [FanInPlan], [FanOutPlan]). It owns no socket, starts no goroutine and reads no clock: the
 // underlay gives it the bytes that arrived and sends the bytes it returns.
 //
 // A keyed check between the nodes A and B goes

@@ -97,6 +97,13 @@ type Message struct {
 	// HasReport: the answering node says, in Report, what it has received from where the request came from.
 	HasReport bool
 	Report    Report
+	// HasChange and Change are, in a request, the wish for an answer from elsewhere. Who cannot fulfil it must not answer: an answer
+	// from here would say that a NAT lets through what it does not (RFC 5780 §7.2).
+	HasChange bool
+	Change    Change
+	// Origin and Other are, in the response of a server that tests NAT behaviour, the address it answers from and the one from which
+	// it would answer if asked to change both address and port; invalid if absent.
+	Origin, Other netip.AddrPort
 	// Size is the message's length in bytes.
 	Size int
 
@@ -192,7 +199,7 @@ func (m *Message) attribute(kind stun.AttrType, value []byte, at int) error {
 		m.Mapped, err = parseMapped(value, m.raw)
 		return err
 	}
-	return nil
+	return m.behaviourAttribute(kind, value)
 }
 
 // parseMapped reads XOR-MAPPED-ADDRESS (RFC 8489 §14.2); the mask is the cookie and transaction ID of the header.

@@ -190,6 +190,8 @@ func FuzzParse(f *testing.F) {
 	for _, b := range allChecks {
 		f.Add(b)
 	}
+	f.Add(ChangeRequest(testID, Change{IP: true, Port: true}))
+	f.Add(behaviourResponse(otherAttr, originAttr))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Parse(b)
 		if err != nil {

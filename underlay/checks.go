@@ -192,6 +192,10 @@ func (o *owner) handleRequest(p checkPacket) {
 		return
 	}
 	from := addrOf(p.endpoint)
+	if m.HasChange {
+		o.stats.drop(dropMalformed, 1) // we have no second address, and an answer from this one would mislead (RFC 5780 §7.2)
+		return
+	}
 	if !m.HasSender {
 		if b := nat.PlainResponse(m.Transaction, tellableAddr(p.endpoint), m.Size); b != nil {
 			_ = o.transmit([][]byte{b}, p.endpoint)
