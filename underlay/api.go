@@ -47,8 +47,6 @@ const (
 	GossipMax = 1280 - 40 - 8 - 1
 	// gossipLimit is the largest that is sent at all: an Ethernet frame less the same.
 	gossipLimit = 1500 - 40 - 8 - 1
-	// tunnelMTU is the MTU inside the tunnel that a 1500-byte path allows: IPv6, UDP and WireGuard's header and tag take 80.
-	tunnelMTU = 1500 - 40 - 8 - 32
 )
 
 // Addr is the address of a node as QUIC sees it: its key, never where it is.
@@ -100,6 +98,10 @@ type PathInfo struct {
 	Way
 	// MTU is that of the tunnel over this path, in bytes.
 	MTU int
+	// Fragments: not even packets of the smallest tunnel MTU, 1280, fit the path; they are fragmented on the way.
+	Fragments bool
+	// Lossy: checks pass, but (nearly) none of our data arrives, and there is no better path.
+	Lossy bool
 	// Since is when packets began to travel this way, Heard when the last one came from there.
 	Since time.Time
 	Heard time.Time

@@ -26,6 +26,10 @@ type transaction struct {
 	plain bool
 	// reply, if not nil, gets the answer too; capacity 1.
 	reply chan answer
+	// size is what the request was padded to, to see whether so much arrives; 0: nothing.
+	size int
+	// counts is what WireGuard packets had been sent to the address before.
+	counts counts
 }
 
 // transactions are the checks under way, by transaction ID.
@@ -92,6 +96,10 @@ type answer struct {
 	validated bool // they have validated our address too
 	mapped    netip.AddrPort
 	at        instant
+	asked     instant     // when the check was sent
+	sent      counts      // what had been sent there before that
+	report    *nat.Report // what of it has arrived; nil: not told
+	size      int         // what the check was padded to; 0: nothing
 }
 
 // checkPacket is a STUN request on its way to the owner.
@@ -99,6 +107,7 @@ type checkPacket struct {
 	data     []byte
 	endpoint conn.Endpoint
 	at       instant
+	report   *nat.Report // what had come from there before; nil if it was nobody's address
 }
 
 // check sends a check to an address of the node. opening pads it, so that the other side may challenge us back.
@@ -112,6 +121,17 @@ func (s *Socket) check(n *node, to netip.AddrPort, opening bool, reply chan answ
 	})
 }
 
+// checkSize sends a check of so many bytes of UDP payload, to see whether the path carries that. It is never fragmented.
+func (s *Socket) checkSize(n *node, to netip.AddrPort, size int) error {
+	key, err := n.pairKey()
+	if err != nil {
+		return err
+	}
+	return s.request(transaction{node: n, addr: to, size: size}, func(id nat.TransactionID) []byte {
+		return nat.CheckRequest{Transaction: id, Sender: s.public, Key: &key, Size: size}.Encode()
+	})
+}
+
 // request enters the transaction and sends the request that encode makes for it.
 func (s *Socket) request(tx transaction, encode func(nat.TransactionID) []byte) error {
 	var id nat.TransactionID
@@ -119,15 +139,31 @@ func (s *Socket) request(tx transaction, encode func(nat.TransactionID) []byte) 
 		return err
 	}
 	tx.sent = s.now()
+	if src := s.sources.get(tx.addr); src != nil && src.node == tx.node {
+		tx.counts = src.sentCounts()
+	}
 	if !s.transactions.add(id, tx) {
 		return errTooManyChecks
 	}
 	s.stats.checks.Add(1)
-	if err := s.sendTo(encode(id), tx.addr); err != nil {
+	if err := s.sendCheck(encode(id), tx); err != nil {
 		s.transactions.finish(id)
 		return err
 	}
 	return nil
+}
+
+// sendCheck sends a check to where its transaction says.
+func (s *Socket) sendCheck(b []byte, tx transaction) error {
+	f, ok := s.bind.(fragmenter)
+	if tx.size == 0 || !ok || isLinkAddr(tx.addr.Addr()) {
+		return s.sendTo(b, tx.addr)
+	}
+	e, err := s.bind.ParseEndpoint(tx.addr.String())
+	if err != nil {
+		return err
+	}
+	return f.SendWhole([][]byte{b}, e)
 }
 
 // handleResponse verifies an answer and enters its source. It runs in the goroutine that read.
@@ -143,7 +179,11 @@ func (s *Socket) handleResponse(b []byte, ep conn.Endpoint, now instant) {
 		s.stats.drop(dropUnasked, 1)
 		return
 	}
-	a := answer{node: tx.node, addr: from, endpoint: ep, rtt: now - tx.sent, validated: m.Validated, mapped: m.Mapped, at: now}
+	a := answer{node: tx.node, addr: from, endpoint: ep, rtt: now - tx.sent, validated: m.Validated, mapped: m.Mapped, at: now,
+		asked: tx.sent, sent: tx.counts, size: tx.size}
+	if m.HasReport {
+		a.report = &m.Report
+	}
 	if tx.plain {
 		if s.transactions.finish(m.Transaction) {
 			tx.reply <- a
@@ -211,23 +251,29 @@ func (o *owner) handleRequest(p checkPacket) {
 	}
 	src := o.sources.get(from)
 	validated := src != nil && src.node == n
+	var report *nat.Report
 	if validated {
 		src.heard(p.at)
+		if report = p.report; report == nil {
+			report = reportOf(src)
+		}
 	}
-	o.respond(n, &m, p.endpoint, validated)
+	o.respond(n, &m, p.endpoint, report)
 	if m.Keyed {
 		o.theyChallenged(n, from, p.at)
 	}
 }
 
-// respond answers a check, and challenges its source unless that is validated already or the request was too small for both.
-func (o *owner) respond(n *node, m *nat.Message, ep conn.Endpoint, validated bool) {
+// respond answers a check, with a report to a source that is validated already. Any other it challenges, unless the request was too small
+// for both.
+func (o *owner) respond(n *node, m *nat.Message, ep conn.Endpoint, report *nat.Report) {
+	validated := report != nil
 	key, err := n.pairKey()
 	if err != nil {
 		return
 	}
 	from := addrOf(ep)
-	b := nat.CheckResponse{Transaction: m.Transaction, Sender: o.public, Mapped: tellableAddr(ep), Validated: validated, Key: key}.Encode()
+	b := nat.CheckResponse{Transaction: m.Transaction, Sender: o.public, Mapped: tellableAddr(ep), Validated: validated, Report: report, Key: key}.Encode()
 	if len(b) > m.Size && !validated {
 		return
 	}

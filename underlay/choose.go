@@ -78,8 +78,14 @@ type pathState struct {
 	answered instant       // last keyed answer
 	probed   instant       // when the last probe was sent; -1: never
 	waiting  bool          // for the answer of that probe
+	ping     bool          // which was a ping: anything heard answers it
+	doubted  bool          // the network has changed: to be probed at once
+	failing  bool          // the system refuses to send there
 	missed   int           // probes in a row that got no answer
 	silent   instant       // when the first of these was sent
+	lows     lows
+	evidence evidence
+	mtu      mtuSearch
 }
 
 // pathSet is what the core knows of one node's paths.
@@ -92,7 +98,14 @@ type pathSet struct {
 	sent      instant        // last packet sent
 	used      instant        // last tunnel data in either direction; -1: never
 	rechecked instant
-	patient   bool // the other side probes first; constant
+	// unanswered is the first WireGuard packet sent since one came from the node, over whatever path; -1: none
+	unanswered instant
+	refreshed  instant // last packet for a NAT's sake
+	kept       bool    // the active path is kept alive, and found again when lost
+	retryGap   instant // between searches for a kept node that has no path
+	hold       instant // no switch for speed before
+	dwell      instant // what the next such switch adds to it
+	patient    bool    // the other side probes first; constant
 }
 
 // actionKind is what the owner has to do.
@@ -103,6 +116,13 @@ const (
 	actSwitch                        // addr is the active path now; invalid: there is none
 	actDrop                          // addr does not belong to the node any more
 	actRecheck                       // check all candidates again
+	actReport                        // send a small check to addr, for its report
+	actSize                          // send a check to addr, padded to what its search for the MTU says
+	actRefresh                       // keep a NAT's mapping for addr alive
+	actPing                          // the same, and have it answered
+	actTrial                         // send copies of the next packets to addr too
+	actLossy                         // addr carries checks, but not our data
+	actPublish                       // what is told about the paths has changed
 )
 
 type action struct {
@@ -111,7 +131,7 @@ type action struct {
 }
 
 func newPathSet(patient bool) pathSet {
-	return pathSet{owed: -1, used: -1, sent: -1, patient: patient}
+	return pathSet{owed: -1, used: -1, sent: -1, unanswered: -1, dwell: dwellMin, patient: patient}
 }
 
 // find returns the path with the address, or nil.
@@ -136,7 +156,9 @@ func (s *pathSet) answer(addr netip.AddrPort, class pathClass, rtt time.Duration
 		if len(s.paths) == pathsMax {
 			acts = s.dropWorst()
 		}
-		s.paths = append(s.paths, pathState{addr: addr, class: class, rtt: rtt, heard: now, answered: now, probed: -1})
+		s.paths = append(s.paths, pathState{addr: addr, class: class, rtt: rtt, heard: now, answered: now, probed: -1, mtu: newMTUSearch(addr)})
+		s.paths[len(s.paths)-1].lows.add(rtt, now)
+		s.retryGap = 0
 		return append(acts, s.settle(now)...)
 	}
 	if p.rtt == 0 {
@@ -144,7 +166,8 @@ func (s *pathSet) answer(addr netip.AddrPort, class pathClass, rtt time.Duration
 	} else {
 		p.rtt += (rtt - p.rtt) / 4
 	}
-	p.heard, p.answered, p.waiting, p.missed = now, now, false, 0
+	p.lows.add(rtt, now)
+	p.heard, p.answered, p.waiting, p.missed, p.failing, p.evidence.deaf = now, now, false, 0, false, 0
 	if addr == s.active {
 		s.owed = -1
 	}
@@ -176,7 +199,7 @@ func (s *pathSet) remove(addr netip.AddrPort, now instant) []action {
 // settle makes the best path the active one.
 func (s *pathSet) settle(now instant) []action {
 	best := choose(s.paths, s.active, now-s.first <= settleTime)
-	if best == s.active {
+	if best == s.active || s.held(best, now) {
 		return nil
 	}
 	s.active, s.since, s.owed = best, now, -1
@@ -203,7 +226,7 @@ func choose(paths []pathState, active netip.AddrPort, eager bool) netip.AddrPort
 		return best.addr
 	case !better(best, present):
 		return present.addr
-	case rank(best) == rank(present) && !eager && !faster(best.rtt, present.rtt):
+	case rank(best) == rank(present) && !eager && !faster(best.speed(), present.speed()):
 		return present.addr
 	}
 	return best.addr
@@ -212,8 +235,11 @@ func choose(paths []pathState, active netip.AddrPort, eager bool) netip.AddrPort
 // rank orders what matters more than speed; lower is better.
 func rank(p *pathState) int {
 	r := int(p.class)
-	if p.missed >= silentAfter {
+	if p.evidence.lossy {
 		r += int(pathClasses)
+	}
+	if p.missed >= silentAfter || p.failing {
+		r += 2 * int(pathClasses)
 	}
 	return r
 }
@@ -222,7 +248,7 @@ func better(a, b *pathState) bool {
 	if rank(a) != rank(b) {
 		return rank(a) < rank(b)
 	}
-	return a.rtt < b.rtt
+	return a.speed() < b.speed()
 }
 
 func faster(a, b time.Duration) bool {
@@ -238,12 +264,15 @@ func (p *pathState) timeout() time.Duration {
 	if p.missed >= silentAfter {
 		t = min(t<<(p.missed-silentAfter+1), retryMax)
 	}
+	if p.evidence.deaf > 0 {
+		t = min(t<<p.evidence.deaf, probeTimeoutMax)
+	}
 	return t
 }
 
-// asleep reports whether the peer needs no timer: nothing was sent to it or used for a while.
+// asleep reports whether the peer needs no timer: it is not kept, and nothing was sent to it or used for a while.
 func (s *pathSet) asleep(now instant) bool {
-	return (s.sent < 0 || now-s.sent >= idleAfter) && (s.used < 0 || now-s.used >= idleAfter)
+	return !s.kept && (s.sent < 0 || now-s.sent >= idleAfter) && (s.used < 0 || now-s.used >= idleAfter)
 }
 
 // quietInterval is the gap between probes of a quiet path. One side of the pair is the patient one: it hears the other's probes, and
@@ -260,31 +289,66 @@ func (s *pathSet) inUse(now instant) bool { return s.used >= 0 && now-s.used < q
 
 // step carries time forward. It returns what is to be done and when to call again at the latest; 0: not before something is sent.
 func (s *pathSet) step(now instant) (acts []action, next instant) {
-	s.expire(now)
-	acts = append(s.bury(now), s.settle(now)...)
+	acts = s.expire(now)
+	acts = append(append(acts, s.bury(now)...), s.settle(now)...)
 	if s.asleep(now) {
 		return acts, 0
 	}
 	for i := range s.paths {
-		if p := &s.paths[i]; !p.waiting && s.due(p, now) {
-			p.probed, p.waiting = now, true
-			acts = append(acts, action{actProbe, p.addr})
-		}
+		acts = append(acts, s.stepPath(&s.paths[i], now)...)
 	}
 	if a := s.find(s.active); a != nil && a.missed >= silentAfter && (s.rechecked == 0 || now-s.rechecked >= recheckInterval) {
 		s.rechecked = now
 		acts = append(acts, action{kind: actRecheck})
 	}
+	acts = append(acts, s.keep(now)...)
 	return acts, s.deadline(now)
 }
 
+// stepPath says what is to be sent over one path now.
+func (s *pathSet) stepPath(p *pathState, now instant) (acts []action) {
+	switch {
+	case p.waiting:
+	case s.due(p, now):
+		acts = append(acts, action{actProbe, p.addr})
+	case s.wantsReport(p, now):
+		acts = append(acts, action{actReport, p.addr})
+	}
+	if len(acts) > 0 {
+		p.probed, p.waiting, p.ping, p.doubted, p.evidence.asked = now, true, false, false, p.evidence.now
+	}
+	if s.wantsTrial(p, now) {
+		p.evidence.trying = true
+		acts = append(acts, action{actTrial, p.addr})
+	}
+	if s.wantsSize(p, now) {
+		probe, changed := p.mtu.step(now, p.timeout(), p.evidence.now.large)
+		if probe {
+			acts = append(acts, action{actSize, p.addr})
+		}
+		if changed {
+			acts = append(acts, action{kind: actPublish})
+		}
+	}
+	return acts
+}
+
+// wantsSize reports whether the MTU of the path matters now: that of the active path of a node in use, and once of the others.
+func (s *pathSet) wantsSize(p *pathState, now instant) bool {
+	return s.inUse(now) && p.missed == 0 && (p.addr == s.active || p.mtu.done == 0)
+}
+
 // expire counts the probes whose time is up. Anything heard since a probe is as good as its answer.
-func (s *pathSet) expire(now instant) {
+func (s *pathSet) expire(now instant) (acts []action) {
 	for i := range s.paths {
 		p := &s.paths[i]
+		heard := p.probed >= 0 && p.heard > p.probed
 		switch {
-		case p.probed >= 0 && p.heard > p.probed:
-			p.waiting, p.missed = false, 0
+		case heard && p.waiting && !p.ping && now-p.probed >= p.timeout():
+			acts = append(acts, s.heardOnly(p, now)...)
+		case heard:
+			p.missed = 0
+			p.waiting = p.waiting && !p.ping
 		case p.waiting && now-p.probed >= p.timeout():
 			if p.missed == 0 {
 				p.silent = p.probed
@@ -293,6 +357,7 @@ func (s *pathSet) expire(now instant) {
 			p.missed++
 		}
 	}
+	return acts
 }
 
 // bury gives up the paths that are dead.
@@ -311,6 +376,12 @@ func (s *pathSet) bury(now instant) (acts []action) {
 func (s *pathSet) due(p *pathState, now instant) bool {
 	active := s.find(s.active)
 	switch {
+	case p.doubted:
+		return true
+	case p.failing:
+		return now-p.probed >= failingInterval
+	case p.evidence.deaf > 0:
+		return s.inUse(now) || p == active
 	case p.missed > 0:
 		return p == active || p.missed < deadAfter
 	case active != nil && (active.missed > 0 || s.owed >= 0 && now >= s.overdue(active)):
@@ -337,13 +408,22 @@ func (s *pathSet) overdue(a *pathState) instant {
 // deadline is when the next of all these things may become due.
 func (s *pathSet) deadline(now instant) instant {
 	next := max(s.sent, s.used) + idleAfter
+	if s.kept {
+		next = s.nextKeep(now)
+	}
 	for i := range s.paths {
 		p := &s.paths[i]
 		switch {
 		case p.waiting:
 			next = min(next, p.probed+p.timeout())
 		case s.inUse(now):
-			next = min(next, p.answered+measureInterval)
+			next = min(next, p.answered+measureInterval, s.nextReport(p))
+			if s.wantsSize(p, now) {
+				next = min(next, p.mtu.due(now, p.timeout()))
+			}
+		}
+		if p.failing {
+			next = min(next, p.probed+failingInterval)
 		}
 		if p.missed >= deadAfter {
 			next = min(next, p.silent+deadSilence)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,12 @@ func TestChoose(t *testing.T) {
 //	1s hear a              a packet came from a
 //	1s send [data]         a packet was sent, or received data counts as use
 //	5s                     time passes; every step that was asked for is made on the way, and probes in "up" are answered
-//	1s up a,b / down a     from now on probes to these are (not) answered
+//	1s down a              from now on probes to this are not answered
+//	1s data a 20 [large]   as many packets were sent over a
+//	1s lose a small,large  from now on data of these sizes does not arrive over a; or: nothing
+//	1s mtu a 1440          from now on the MTU of a is looked for, and is this
+//	1s refuse a 1472       the system refused a packet of so many bytes; without a number: any
+//	1s keep / changed      the node is kept from now on; the network has changed
 func TestUpkeepTraces(t *testing.T) {
 	files, err := filepath.Glob("testdata/choose/*.txt")
 	if err != nil || len(files) == 0 {
@@ -96,6 +102,36 @@ type tracer struct {
 	next instant
 	rtts map[netip.AddrPort]time.Duration // of the addresses that answer
 	due  map[netip.AddrPort]instant       // answers under way
+	way  map[netip.AddrPort]*traceWay
+}
+
+// traceWay is what a script says of a path beyond its round trip.
+type traceWay struct {
+	losesSmall, losesLarge bool
+	sent, got              counts
+	asked                  counts // sent, when the check under way was
+	came                   counts // got, when it was
+	at                     instant
+	mtu                    int // 0: nobody asks
+}
+
+func (tr *tracer) of(a netip.AddrPort) *traceWay {
+	if tr.way[a] == nil {
+		tr.way[a] = &traceWay{}
+	}
+	return tr.way[a]
+}
+
+// answer has a check to a answered.
+func (tr *tracer) answer(a netip.AddrPort, class pathClass, rtt time.Duration) {
+	tr.print(tr.set.answer(a, class, rtt, tr.now))
+	p, w := tr.set.find(a), tr.of(a)
+	if w.mtu == 0 {
+		p.mtu.good, p.mtu.bad, p.mtu.done = p.mtu.guess, p.mtu.guess+1, tr.now+1
+	}
+	if w.sent.packets > 0 {
+		tr.print(tr.set.report(a, w.asked, w.came, w.at, tr.now))
+	}
 }
 
 func traceAddr(name string) netip.AddrPort {
@@ -110,7 +146,8 @@ func traceName(a netip.AddrPort) string {
 }
 
 func replay(t *testing.T, script []byte) []byte {
-	tr := &tracer{t: t, set: newPathSet(false), rtts: map[netip.AddrPort]time.Duration{}, due: map[netip.AddrPort]instant{}}
+	tr := &tracer{t: t, set: newPathSet(false), rtts: map[netip.AddrPort]time.Duration{}, due: map[netip.AddrPort]instant{},
+		way: map[netip.AddrPort]*traceWay{}}
 	for lines := bufio.NewScanner(bytes.NewReader(script)); lines.Scan(); {
 		line := lines.Text()
 		if strings.HasPrefix(line, "\t") {
@@ -151,7 +188,7 @@ func (tr *tracer) until(at instant) {
 		tr.now = next
 		if who.IsValid() {
 			delete(tr.due, who)
-			tr.print(tr.set.answer(who, pathUDP, tr.rtts[who], tr.now))
+			tr.answer(who, pathUDP, tr.rtts[who])
 		}
 		tr.step()
 	}
@@ -165,15 +202,70 @@ func (tr *tracer) step() {
 
 func (tr *tracer) print(acts []action) {
 	for _, a := range acts {
-		what := map[actionKind]string{actProbe: "probe", actSwitch: "switch to", actDrop: "drop", actRecheck: "recheck all"}[a.kind]
-		if a.kind != actRecheck {
+		what := map[actionKind]string{actProbe: "probe", actSwitch: "switch to", actDrop: "drop", actRecheck: "recheck all", actReport: "ask for a report",
+			actSize: "probe size", actRefresh: "refresh", actPing: "ping", actTrial: "copies to", actLossy: "lossy:", actPublish: "publish"}[a.kind]
+		switch a.kind {
+		case actRecheck:
+		case actPublish:
+			if p := tr.set.find(tr.set.active); p != nil {
+				what += fmt.Sprintf(" %s mtu %d fragments %v lossy %v", traceName(p.addr), p.mtu.size(), p.mtu.narrow(), p.evidence.lossy)
+			}
+		default:
 			what += " " + traceName(a.addr)
 		}
+		if a.kind == actSize {
+			what += tr.size(a.addr)
+		}
 		fmt.Fprintf(&tr.out, "\t%v %s\n", tr.now, what)
-		if rtt, up := tr.rtts[a.addr]; a.kind == actProbe && up {
+		tr.carryOut(a)
+	}
+}
+
+// carryOut has the network do its part in an action.
+func (tr *tracer) carryOut(a action) {
+	rtt, up := tr.rtts[a.addr]
+	w := tr.of(a.addr)
+	switch a.kind {
+	case actProbe, actReport:
+		w.asked, w.came, w.at = w.sent, w.got, tr.now
+		if up {
 			tr.due[a.addr] = tr.now + rtt
 		}
+	case actPing:
+		if up {
+			tr.set.find(a.addr).heard = tr.now + 1
+		}
+	case actTrial:
+		tr.data(a.addr, trialPackets, false)
 	}
+}
+
+// size says how large the probe under way is. What fits is answered at once.
+func (tr *tracer) size(a netip.AddrPort) string {
+	p, w := tr.set.find(a), tr.of(a)
+	size := p.mtu.probing() - wireGuardOverhead
+	if _, up := tr.rtts[a]; up && (size <= w.mtu || w.mtu == 0 && size <= p.mtu.rungs[p.mtu.guess]) {
+		return fmt.Sprintf(" %d, which arrives (%v)", size, p.mtu.arrived(size, tr.now))
+	}
+	return fmt.Sprintf(" %d", size)
+}
+
+// data sends packets over a.
+func (tr *tracer) data(a netip.AddrPort, n uint32, large bool) {
+	w := tr.of(a)
+	add := func(c *counts) {
+		c.packets += n
+		if large {
+			c.large += n
+		}
+	}
+	add(&w.sent)
+	if large && !w.losesLarge || !large && !w.losesSmall {
+		add(&w.got)
+	}
+	p := tr.set.find(a)
+	p.evidence.now = w.sent
+	tr.set.sent, tr.set.used = tr.now, tr.now
 }
 
 func (tr *tracer) event(w []string) {
@@ -188,7 +280,7 @@ func (tr *tracer) event(w []string) {
 		if len(w) > 3 {
 			class = map[string]pathClass{"pipe": pathPipe, "relayed": pathRelayed}[w[3]]
 		}
-		tr.print(tr.set.answer(traceAddr(w[1]), class, rtt, tr.now))
+		tr.answer(traceAddr(w[1]), class, rtt)
 	case "hear":
 		tr.set.find(traceAddr(w[1])).heard = tr.now
 		if tr.set.active == traceAddr(w[1]) {
@@ -202,6 +294,40 @@ func (tr *tracer) event(w []string) {
 		if len(w) > 1 {
 			tr.set.used = tr.now
 		}
+	case "data":
+		n, err := strconv.ParseUint(w[2], 10, 32)
+		if err != nil {
+			tr.t.Fatal(err)
+		}
+		tr.data(traceAddr(w[1]), uint32(n), len(w) > 3)
+	case "lose":
+		way := tr.of(traceAddr(w[1]))
+		way.losesSmall, way.losesLarge = strings.Contains(w[2], "small"), strings.Contains(w[2], "large")
+	case "mtu":
+		way := tr.of(traceAddr(w[1]))
+		mtu, err := strconv.Atoi(w[2])
+		if err != nil {
+			tr.t.Fatal(err)
+		}
+		if p := tr.set.find(traceAddr(w[1])); p != nil && way.mtu == 0 {
+			p.mtu = newMTUSearch(p.addr)
+		}
+		way.mtu = mtu
+	case "refuse":
+		if len(w) > 2 {
+			n, err := strconv.Atoi(w[2])
+			if err != nil {
+				tr.t.Fatal(err)
+			}
+			tr.print(tr.set.refuse(traceAddr(w[1]), n))
+			break
+		}
+		delete(tr.rtts, traceAddr(w[1]))
+		tr.print(tr.set.fail(traceAddr(w[1]), tr.now))
+	case "keep":
+		tr.set.kept = true
+	case "changed":
+		tr.set.doubt(tr.now)
 	case "down":
 		delete(tr.rtts, traceAddr(w[1]))
 	default:

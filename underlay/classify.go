@@ -10,6 +10,7 @@ import "github.com/phantommesh/phantommesh/nat"
 //	0x40 bit set                             QUIC (RFC 9000 §17: the fixed bit)
 //	0x20                                     gossip
 //	0x30                                     relay frame
+//	0x10, 0x11, 0x12 and nothing else        refresh, ping, pong of a kept path
 type class uint8
 
 const (
@@ -19,6 +20,7 @@ const (
 	classQUIC
 	classGossip
 	classRelay
+	classKeepalive
 	classes
 )
 
@@ -26,6 +28,10 @@ const (
 	gossipByte = 0x20
 	relayByte  = 0x30
 	quicBit    = 0x40
+	// What keeps a path alive.
+	refreshByte = 0x10
+	pingByte    = 0x11
+	pongByte    = 0x12
 	// wireGuardMin is the smallest WireGuard message, a keepalive; larger transport messages carry data.
 	wireGuardMin = 32
 	// wireGuardTransport is the first byte of transport data.
@@ -44,6 +50,8 @@ func classify(b []byte) class {
 		return classGossip
 	case first == relayByte:
 		return classRelay
+	case len(b) == 1 && first >= refreshByte && first <= pongByte:
+		return classKeepalive
 	case len(b) >= wireGuardMin && first >= 1 && first <= 4 && b[1]|b[2]|b[3] == 0:
 		return classWireGuard
 	case nat.IsMessage(b):

@@ -150,7 +150,9 @@ func (o *owner) advance(n *node, now instant) {
 		if p != nil && p.mutual && p.answered >= a.began {
 			continue // both sides have what they need
 		}
-		if err := o.check(n, to, true, nil); err != nil {
+		err := o.check(n, to, true, nil)
+		n.attempts.sent(to, err, now)
+		if err != nil {
 			o.log.Debug("path check not sent", "peer", n.name(), "addr", to, "err", err)
 		}
 	}

@@ -105,7 +105,7 @@ func (s *Socket) mayOffer(a netip.Addr) bool {
 	return s.listensOn(a)
 }
 
-// fullMTU is the MTU of an interface over which a tunnel of tunnelMTU fits. Interfaces with less are mostly other VPNs' and tunnels': over one of
+// fullMTU is the MTU of an interface over which what fits an Ethernet does. Interfaces with less are mostly other VPNs' and tunnels': over one of
 // those every full-size packet of ours would be refused, while small checks pass and may even be the fastest.
 const fullMTU = 1500
 

@@ -33,6 +33,9 @@ type node struct {
 	owed           atomic.Int64                    // instant of the first packet sent since the active path was heard; 0: none
 	sent           atomic.Int64                    // instant of the last packet sent; 0: never
 	used           atomic.Int64                    // instant of the last tunnel data; 0: never
+	unanswered     atomic.Int64                    // instant of the first WireGuard packet sent since one came; 0: none
+	narrow         atomic.Bool                     // large packets to the node must be fragmented
+	trial          atomic.Pointer[trial]           // a lossy path that gets copies; nil: none
 	quic           atomic.Int64                    // instant of the last QUIC packet received; 0: never
 	wantsPath      atomic.Bool                     // something was sent while there was no path
 	wireGuardKnown atomic.Bool                     // the WireGuard device has this peer
@@ -49,12 +52,16 @@ type node struct {
 	attempt    *attempt
 	automatic  instant // when the last connect that nobody asked for began
 	publicized pathKey
+	attempts   attempts
 }
 
 // pathKey is what about a path is worth telling watchers.
 type pathKey struct {
-	addr netip.AddrPort
-	kind PathKind
+	addr   netip.AddrPort
+	kind   PathKind
+	mtu    int
+	narrow bool
+	lossy  bool
 }
 
 // route is a path in the form the hot path needs.
@@ -99,22 +106,27 @@ func (n *node) send(bufs [][]byte, data bool) error {
 		n.socket.stats.drop(dropNoPath, len(bufs))
 		return ErrNoPath
 	}
-	err := n.socket.transmit(bufs, r.endpoint)
-	if err == nil || !n.socket.open() {
-		return err
+	if data || classify(bufs[0]) == classWireGuard {
+		n.countSent(r.source, bufs, now)
 	}
-	if r.link != nil && r.link.gone.Load() && n.active.CompareAndSwap(r, nil) {
-		n.askForPath() // unless the owner, which is about to choose another, has one
+	err := n.ship(bufs, r.endpoint)
+	if err != nil && n.socket.open() {
+		err = n.sendFailed(bufs, r, err)
 	}
-	if !r.sticky {
-		return err
-	}
-	// The local address it stuck to may be gone: let the system choose another, and tell the owner.
-	if plain := n.unstick(r); plain != nil {
-		n.socket.wake()
-		return n.socket.transmit(bufs, plain.endpoint)
+	if t := n.trial.Load(); t != nil && data {
+		n.sendTrial(t, bufs)
 	}
 	return err
+}
+
+// ship sends packets to an endpoint; in fragments, where the path carries no large ones.
+func (n *node) ship(bufs [][]byte, ep conn.Endpoint) error {
+	if n.narrow.Load() && largest(bufs) > largePacket && linkOf(ep) == nil {
+		if f, ok := n.socket.bind.(fragmenter); ok {
+			return f.SendFragmented(bufs, ep)
+		}
+	}
+	return n.socket.transmit(bufs, ep)
 }
 
 // parked is a WireGuard handshake message that waits for a path.
@@ -150,6 +162,7 @@ func (n *node) unpark() {
 		return
 	}
 	if r := n.active.Load(); r != nil {
+		n.countSent(r.source, [][]byte{p.data}, n.socket.now())
 		_ = n.socket.transmit([][]byte{p.data}, r.endpoint) // if lost, the device repeats it
 	}
 }

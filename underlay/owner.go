@@ -17,6 +17,7 @@ type owner struct {
 	swept                              instant
 	timer                              *time.Timer
 	due                                instant // when the timer fires
+	pending                            []*node // to be checked everywhere, since the network changed
 }
 
 // Intervals of the owner's chores.
@@ -33,6 +34,7 @@ func (o *owner) run() {
 	defer cancel()
 	local := time.NewTicker(localInterval)
 	defer local.Stop()
+	changes := o.cfg.Changes
 	o.timer = time.NewTimer(sweepInterval)
 	defer o.timer.Stop()
 	o.reconcile()
@@ -56,7 +58,16 @@ func (o *owner) run() {
 		case <-changed:
 			o.reconcile()
 		case <-local.C:
-			o.refreshAndRecheck()
+			if o.refreshLocal() {
+				o.networkChanged()
+			}
+		case _, ok := <-changes:
+			if !ok {
+				changes = nil
+				continue
+			}
+			o.refreshLocal()
+			o.networkChanged()
 		case <-o.kick:
 			o.scan()
 		case <-o.timer.C:
@@ -79,6 +90,7 @@ func (o *owner) all() []*node {
 func (o *owner) scan() {
 	o.dropRemovedLinks()
 	now := o.now()
+	o.recheckPending(now)
 	for _, n := range o.all() {
 		if n.member.Load() == nil && n.expired(now) {
 			o.removeStranger(n)
@@ -113,6 +125,7 @@ func (o *owner) step(n *node, now instant) {
 		o.advance(n, now)
 	}
 	o.gather(n)
+	o.carryOut(n, o.refusals(n, now))
 	acts, next := n.paths.step(now)
 	o.carryOut(n, acts)
 	if next != 0 {
@@ -124,9 +137,11 @@ func (o *owner) step(n *node, now instant) {
 func (o *owner) gather(n *node) {
 	p := &n.paths
 	p.sent, p.used, p.owed = orNever(n.sent.Load()), orNever(n.used.Load()), orNever(n.owed.Load())
+	p.unanswered = orNever(n.unanswered.Load())
 	for i := range p.paths {
 		if src := o.sources.get(p.paths[i].addr); src != nil && src.node == n {
 			p.paths[i].heard = max(p.paths[i].heard, instant(src.received.Load()))
+			p.paths[i].evidence.now = src.sentCounts()
 		}
 	}
 }
@@ -143,8 +158,15 @@ func orNever(i int64) instant {
 func (o *owner) carryOut(n *node, acts []action) {
 	for _, a := range acts {
 		switch a.kind {
-		case actProbe:
-			_ = o.check(n, a.addr, true, nil) // a probe that cannot be sent is a probe that is not answered
+		case actProbe, actReport, actSize, actRefresh, actPing:
+			o.sendOver(n, a)
+		case actTrial:
+			o.startTrial(n, a.addr)
+		case actLossy:
+			o.log.Warn("path carries checks but loses data", "peer", n.name(), "addr", a.addr)
+			o.publish(n)
+		case actPublish:
+			o.publish(n)
 		case actSwitch:
 			o.switchTo(n, a.addr)
 		case actDrop:
@@ -173,6 +195,13 @@ func (o *owner) handleAnswer(a answer) {
 	o.sources.put(a.addr, n, a.at)
 	o.gather(n)
 	acts := n.paths.answer(a.addr, class, a.rtt, a.at)
+	n.attempts.answered(a.addr, a.rtt, a.at)
+	if a.report != nil {
+		acts = append(acts, n.paths.report(a.addr, a.sent, counts{a.report.Packets, a.report.Large}, a.asked, a.at)...)
+	}
+	if p := n.paths.find(a.addr); p != nil && a.size > 0 {
+		p.mtu.arrived(a.size-wireGuardOverhead, a.at)
+	}
 	if p := n.paths.find(a.addr); p != nil {
 		// Not what it was before: a node that has forgotten us says so, and asks again. That may have overtaken this answer.
 		p.mutual = a.validated || p.asked >= a.at-a.rtt || n.attempt != nil && n.attempt.challenged[a.addr]
@@ -248,10 +277,12 @@ func (o *owner) publish(n *node) {
 			info.Standby = append(info.Standby, o.way(q.addr, q.rtt))
 			continue
 		}
-		info.Way, info.MTU, info.Since = o.way(q.addr, q.rtt), tunnelMTU, o.when(p.since)
+		info.Way, info.MTU, info.Since = o.way(q.addr, q.rtt), q.mtu.size(), o.when(p.since)
+		info.Fragments, info.Lossy = q.mtu.narrow(), q.evidence.lossy
 	}
 	n.info.Store(info)
-	if key := (pathKey{p.active, info.Kind}); key != n.publicized {
+	n.narrow.Store(info.Fragments)
+	if key := (pathKey{p.active, info.Kind, info.MTU, info.Fragments, info.Lossy}); key != n.publicized {
 		n.publicized = key
 		o.watchers.notify()
 	}
@@ -262,7 +293,10 @@ func (o *owner) dropPaths(n *node, err error) {
 	for _, p := range n.paths.paths {
 		o.sources.remove(p.addr, n)
 	}
+	kept := n.paths.kept
 	n.paths = newPathSet(o.patientWith(n.key))
+	n.paths.kept = kept && n.member.Load() != nil
+	n.trial.Store(nil)
 	n.hints = nil
 	n.active.Store(nil)
 	n.confirmed.Store(false)
@@ -302,20 +336,6 @@ func (o *owner) tryNew(n *node) {
 	}
 	if len(fresh) > 0 {
 		o.connect(n, fresh, nil)
-	}
-}
-
-// refreshAndRecheck looks for local addresses that came or went, and if any did, checks every node in use at once.
-func (o *owner) refreshAndRecheck() {
-	if !o.refreshLocal() {
-		return
-	}
-	o.watchers.notify()
-	now := o.now()
-	for _, n := range o.all() {
-		if !n.paths.asleep(now) {
-			o.connect(n, nil, nil)
-		}
 	}
 }
 

@@ -34,6 +34,9 @@ type reader struct {
 	kept   int     // packets of the pump's last batch that the device has yet to take
 	last   *source // of the last packet, as packets come in trains
 	counts [classes]uint64
+
+	counted *source // whose WireGuard packets came counts
+	came    counts
 }
 
 const (

@@ -40,13 +40,23 @@ func (r *reader) filter(bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) 
 				sizes[i] = 0
 				continue
 			}
+			if src != r.counted {
+				r.settle()
+				r.counted = src
+			}
+			r.came.packets++
+			if len(b) > largePacket {
+				r.came.large++
+			}
 			eps[i] = &src.node.endpoint
 			wireGuard++
 			continue
 		}
 		sizes[i] = 0
+		r.settle() // a report counts what came before the check
 		s.dispatch(c, b, eps[i], src, now)
 	}
+	r.settle()
 	for c := range r.counts {
 		if r.counts[c] > 0 {
 			s.stats.received[c].Add(r.counts[c])
@@ -54,6 +64,14 @@ func (r *reader) filter(bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) 
 		}
 	}
 	return wireGuard
+}
+
+// settle enters the packets counted so far with their source.
+func (r *reader) settle() {
+	if r.came.packets > 0 {
+		r.counted.countGot(r.came)
+		r.came = counts{}
+	}
 }
 
 // source returns the source a packet came from, nil if it is nobody's. It returns false for a packet that pretends to have come from a
@@ -106,6 +124,9 @@ func (s *Socket) acceptWireGuard(src *source, b []byte, now instant) bool {
 	if isData(b) && n.used.Load() != int64(now) {
 		n.used.Store(int64(now))
 	}
+	if n.unanswered.Load() != 0 {
+		n.unanswered.Store(0)
+	}
 	if !n.wireGuardKnown.Load() {
 		s.orphan(n, now)
 	}
@@ -124,6 +145,8 @@ func (s *Socket) dispatch(c class, b []byte, ep conn.Endpoint, src *source, now 
 		s.dispatchGossip(b, ep, src, now)
 	case classRelay:
 		s.dispatchRelay(b, src, now)
+	case classKeepalive:
+		s.dispatchKeepalive(b, ep, src, now)
 	default:
 		if !bytes.Equal(b, s.wakeup) {
 			s.stats.drop(dropUnknown, 1)
@@ -151,7 +174,7 @@ func (s *Socket) dispatchSTUN(b []byte, ep conn.Endpoint, src *source, now insta
 		return
 	}
 	select {
-	case queue <- checkPacket{data: bytes.Clone(b), endpoint: ep, at: now}:
+	case queue <- checkPacket{data: bytes.Clone(b), endpoint: ep, at: now, report: reportOf(src)}:
 	default:
 		s.stats.drop(dropQueueFull, 1)
 	}
@@ -159,6 +182,28 @@ func (s *Socket) dispatchSTUN(b []byte, ep conn.Endpoint, src *source, now insta
 
 // quicBuffer holds the largest packet that QUIC sends on an Ethernet.
 const quicBuffer = 2048
+
+// reportOf is what has come from a source so far; nil if it is nobody's.
+func reportOf(src *source) *nat.Report {
+	if src == nil {
+		return nil
+	}
+	large := src.gotLarge.Load()
+	return &nat.Report{Packets: src.got.Load(), Large: large}
+}
+
+// dispatchKeepalive takes a packet that keeps a mapping alive, and answers a ping: with as much as came, to validated sources only. Who
+// we do not know (any more) goes without, and sends a check.
+func (s *Socket) dispatchKeepalive(b []byte, ep conn.Endpoint, src *source, now instant) {
+	if src == nil {
+		s.stats.drop(dropStranger, 1)
+		return
+	}
+	src.heard(now)
+	if b[0] == pingByte {
+		_ = s.transmit([][]byte{{pongByte}}, ep) // lost is lost: they send a check
+	}
+}
 
 // quicPacket is a packet on its way to [Socket.PacketConn].
 type quicPacket struct {

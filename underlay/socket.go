@@ -46,8 +46,11 @@ type Config struct {
 	Exclude func(netip.Addr) bool
 	// Relay takes relay frames; nil: they are dropped.
 	Relay Relay
-	Rand  io.Reader
-	Log   *slog.Logger
+	// Changes is signalled when addresses, routes or interfaces of the machine have changed, or it has slept: every path is in doubt
+	// then. nil: addresses are looked at every 15 seconds.
+	Changes <-chan struct{}
+	Rand    io.Reader
+	Log     *slog.Logger
 }
 
 // Socket is the node's one UDP port, and everything that knows where other nodes are.

@@ -29,7 +29,7 @@ func TestMembersFindEachOther(t *testing.T) {
 			t.Errorf("connecting took %v, want two round trips of 20ms at most", took)
 		}
 		p, ok := a.Path(b.id())
-		if !ok || p.Kind != PathDirect || p.Endpoint != netip.MustParseAddrPort("192.0.2.2:51820") || p.MTU != 1420 {
+		if !ok || p.Kind != PathDirect || p.Endpoint != netip.MustParseAddrPort("192.0.2.2:51820") || p.MTU != mtuFloor {
 			t.Errorf("path %+v", p)
 		}
 		time.Sleep(10 * time.Millisecond) // our answer to its challenge is on the way

@@ -13,6 +13,13 @@ type source struct {
 	addr netip.AddrPort
 	// received is when the last packet came from here, an instant.
 	received atomic.Int64
+	// WireGuard packets, all and the large ones, since the source was entered: those that came from here, for the reports in our
+	// answers, and those that we sent here, to be held against theirs (report.go).
+	got, gotLarge   atomic.Uint32
+	sent, sentLarge atomic.Uint32
+	// What the system said of packets to here, until the owner takes it: it refused one of so many bytes as too large; it knows no way.
+	refused atomic.Int32
+	failed  atomic.Bool
 	// gone marks a source that was removed, for the readers that still have it at hand.
 	gone atomic.Bool
 }
@@ -83,4 +90,40 @@ func (s *sources) remove(addr netip.AddrPort, n *node) {
 	next := maps.Clone(*old)
 	delete(next, addr)
 	shard.Store(&next)
+}
+
+// countSent counts WireGuard packets that are about to be sent to the source.
+func (src *source) countSent(bufs [][]byte) {
+	large := uint32(0)
+	for _, b := range bufs {
+		if len(b) > largePacket {
+			large++
+		}
+	}
+	src.sent.Add(uint32(len(bufs)))
+	if large > 0 {
+		src.sentLarge.Add(large)
+	}
+}
+
+// countGot counts WireGuard packets that came from the source.
+func (src *source) countGot(c counts) {
+	src.got.Add(c.packets)
+	if c.large > 0 {
+		src.gotLarge.Add(c.large)
+	}
+}
+
+// countsOf counts one packet.
+func countsOf(b []byte) counts {
+	if len(b) > largePacket {
+		return counts{1, 1}
+	}
+	return counts{1, 0}
+}
+
+// sentCounts is what was sent. Large packets are read first: they are counted last.
+func (src *source) sentCounts() counts {
+	large := src.sentLarge.Load()
+	return counts{packets: src.sent.Load(), large: large}
 }

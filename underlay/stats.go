@@ -28,11 +28,11 @@ var dropNames = [dropReasons]string{
 	"bogus", "no_link", "too_large",
 }
 
-var classNames = [classes]string{"unknown", "wireguard", "stun", "quic", "gossip", "relay"}
+var classNames = [classes]string{"unknown", "wireguard", "stun", "quic", "gossip", "relay", "keepalive"}
 
 // Stats are counters since the socket was opened.
 type Stats struct {
-	// Received counts the packets that arrived, by class: unknown, wireguard, stun, quic, gossip, relay.
+	// Received counts the packets that arrived, by class: unknown, wireguard, stun, quic, gossip, relay, keepalive.
 	Received map[string]uint64
 	// Dropped counts the packets that were not passed on, by reason.
 	Dropped map[string]uint64
