@@ -11,10 +11,10 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench fuzz check clean
+.PHONY: help build demo test bench nat-grid fuzz check clean
 
 help: ## print the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 build: ## bin/phantom: one static binary, version stamped from git
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/phantom
@@ -27,6 +27,9 @@ test: ## everything that proves it works: unit, race and, as root, end-to-end te
 
 bench: build ## throughput against plain wireguard-go, join time, idle cost, failover (BENCHFLAGS='-only throughput -pairs 3')
 	@$(GO) run ./test/bench $(BENCHFLAGS)
+
+nat-grid: build ## which kinds of NAT reach each other how: measures every pair and writes the table of docs/nat.md
+	@$(GO) run ./test/nat -write docs/nat.md
 
 fuzz: ## every fuzz target in turn, FUZZTIME=20s each
 	@./test/fuzz $(FUZZTIME)

@@ -153,6 +153,12 @@ func (r *Router) Rebind() {
 		r.lab.nft(r.Namespace, fmt.Sprintf("flush chain inet lab rebound\nadd rule inet lab rebound oifname %q ip protocol udp snat ip to %s:%d\n",
 			r.device, r.External, 40000+r.rebinds))
 	}
+	r.Forget()
+}
+
+// Forget makes the router forget every mapping. An easy NAT gives the same port again.
+func (r *Router) Forget() {
+	r.lab.t.Helper()
 	r.lab.must("ip", "netns", "exec", r.Namespace, Find("conntrack"), "-F")
 }
 

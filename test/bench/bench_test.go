@@ -12,10 +12,10 @@ func TestPlainWireGuardCarriesTraffic(t *testing.T) {
 	lab.Need(t, "ping", "iperf3", lab.TUN)
 	s := &session{}
 	defer func() {
-		if why, failed := recover().(stop); failed {
-			t.Error(why.why)
+		if why, failed := recover().(lab.Stop); failed {
+			t.Error(why.Why)
 		}
-		s.end()
+		s.End(t.Failed())
 	}()
 	l := lab.New(s)
 	hosts := l.AddHosts("h", 2)

@@ -58,26 +58,19 @@ func main() {
 	}
 }
 
-// stop is what ends a section early.
-type stop struct {
-	skipped bool
-	why     string
-}
-
 // measure runs one section in a session of its own and reports whether it did not fail.
 func measure(m measurement, o options) (ok bool) {
 	t := &session{}
 	defer func() {
-		s, stopped := recover().(stop)
-		t.failed = stopped && !s.skipped
-		t.end()
+		s, stopped := recover().(lab.Stop)
+		ok = !stopped || s.Skipped
+		t.End(!ok)
 		switch {
-		case stopped && s.skipped:
-			fmt.Println("skipped:", s.why)
+		case stopped && s.Skipped:
+			fmt.Println("skipped:", s.Why)
 		case stopped:
-			fmt.Println("failed:", s.why)
+			fmt.Println("failed:", s.Why)
 		}
-		ok = !t.failed
 	}()
 	if m.needs != nil {
 		lab.Need(t, m.needs...)
@@ -87,44 +80,12 @@ func measure(m measurement, o options) (ok bool) {
 }
 
 // session is a lab.T outside a test.
-type session struct {
-	cleanups []func()
-	failed   bool
-}
-
-func (t *session) Helper()                        {}
-func (t *session) Failed() bool                   { return t.failed }
-func (t *session) Cleanup(f func())               { t.cleanups = append(t.cleanups, f) }
-func (t *session) Logf(format string, a ...any)   { fmt.Fprintf(os.Stderr, format+"\n", a...) }
-func (t *session) Fatalf(format string, a ...any) { panic(stop{why: fmt.Sprintf(format, a...)}) }
-func (t *session) Skipf(format string, a ...any) {
-	panic(stop{skipped: true, why: fmt.Sprintf(format, a...)})
-}
-
-// TempDir is removed at the session's end, after the lab in it.
-func (t *session) TempDir() string {
-	dir, err := os.MkdirTemp("", "phantom-bench-")
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-func (t *session) end() {
-	for _, f := range slices.Backward(t.cleanups) {
-		f()
-	}
-	t.cleanups = nil
-}
+type session struct{ lab.Session }
 
 // step runs f as a session inside this one: what it registers is cleaned up when it returns.
 func (t *session) step(f func(t *session)) {
 	inner := &session{}
-	defer func() {
-		inner.failed = t.failed
-		inner.end()
-	}()
+	defer func() { inner.End(t.Failed()) }()
 	f(inner)
 }
 

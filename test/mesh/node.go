@@ -89,6 +89,12 @@ func Start(t lab.T, l *lab.Lab, host *lab.Host, flags ...string) *Node {
 func (n *Node) Start() {
 	n.t.Helper()
 	n.StartOnly()
+	n.answers()
+}
+
+// answers waits until the node does on its control socket.
+func (n *Node) answers() {
+	n.t.Helper()
 	err := lab.Eventually(startTimeout, func() error {
 		r := n.Do("status", "--json")
 		if r.Code == Done {

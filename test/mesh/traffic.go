@@ -137,6 +137,9 @@ func (s *Steady) Stop(pauseMax time.Duration) error {
 	return nil
 }
 
+// Pause is the longest that one answer took, once the traffic was stopped.
+func (s *Steady) Pause() time.Duration { return s.worst }
+
 // Reach checks ping and TCP from one node to another over both families.
 func Reach(from, to *Node, echo uint16) error {
 	for _, addr := range to.Addresses() {

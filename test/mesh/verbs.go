@@ -1,6 +1,9 @@
 package mesh
 
 import (
+	"bufio"
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -12,8 +15,8 @@ import (
 type Status struct {
 	Mesh struct{ ID, Name string }
 	Self struct {
-		ID, Name, Role, State string
-		Addresses             []netip.Addr
+		ID, Name, Role, State, NAT string
+		Addresses                  []netip.Addr
 	}
 	Coordinators struct {
 		Quorum bool
@@ -28,12 +31,41 @@ type Status struct {
 type Peer struct {
 	ID, Name, State string
 	Addresses       []netip.Addr
-	Path            struct{ Kind, Endpoint string }
+	Path            Path
 	Tunnel          struct {
 		State       string
 		PostQuantum bool   `json:"post_quantum"`
 		PSKEpoch    uint64 `json:"psk_epoch"`
 	}
+}
+
+// Path is the way to a peer.
+type Path struct {
+	Kind, Endpoint, Via, Transport string
+	RTT                            float64 `json:"rtt_ms"`
+	MTU                            int
+}
+
+// Netcheck is what the tests read of netcheck --json.
+type Netcheck struct {
+	NAT, Mapping string
+	Mapped       []netip.AddrPort
+	PortMapping  struct{ Protocol, External string } `json:"port_mapping"`
+	UDP, IPv6    bool
+	Relays       []struct {
+		ID, Name string
+		AtHand   bool    `json:"at_hand"`
+		RTT      float64 `json:"rtt_ms"`
+	}
+}
+
+// Why is what the tests read of why --json.
+type Why struct {
+	Name, Summary string
+	Path          Path
+	Self, Peer    struct{ NAT string }
+	Tried         []struct{ What, How, Result string }
+	Change        []string
 }
 
 // Invite is what the tests read of invite --json.
@@ -79,6 +111,13 @@ func (n *Node) Online(timeout time.Duration) {
 	if r := n.Do("wait", "--timeout", timeout.String()); r.Code != Done {
 		n.t.Fatalf("%s is not online: %v", n.Name, r.Err())
 	}
+}
+
+// Await waits until a node that was just started answers and is online.
+func (n *Node) Await(timeout time.Duration) error {
+	n.t.Helper()
+	n.answers()
+	return n.Do("wait", "--timeout", timeout.String()).Err()
 }
 
 // Addresses are the node's own, IPv4 first.
@@ -172,4 +211,54 @@ func Voters(t lab.T, asked *Node, count int, timeout time.Duration) []string {
 		t.Fatalf("%v", err)
 	}
 	return voters
+}
+
+// Peer is the node's view of another one.
+func (n *Node) Peer(name string) Peer {
+	n.t.Helper()
+	for _, p := range n.Status().Peers {
+		if p.Name == name {
+			return p
+		}
+	}
+	n.t.Fatalf("%s does not know %s", n.Name, name)
+	return Peer{}
+}
+
+// Echoed is one line of ping --json.
+type Echoed struct {
+	Path   Path
+	TimeMs float64 `json:"time_ms"`
+	Lost   bool
+	Error  string
+	At     time.Duration `json:"-"` // since the ping was started
+}
+
+// Ping pings another node at a pace until seen returns false, or the time is over, and reports whether seen ended it.
+func (n *Node) Ping(to string, pace, limit time.Duration, seen func(Echoed) bool) bool {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := n.Host.Command(ctx, n.binary, "ping", "--state", n.State, "--json", "-c", fmt.Sprint(86400), "-i", pace.String(), "--timeout", "10s", to)
+	out, err := cmd.StdoutPipe()
+	begin := time.Now()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		n.t.Fatalf("%s: ping: %v", n.Name, err)
+	}
+	defer cmd.Wait()
+	defer cancel()
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		var e Echoed
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			n.t.Fatalf("%s: ping printed %q: %v", n.Name, lines.Text(), err)
+		}
+		if e.At = time.Since(begin); !seen(e) {
+			return true
+		}
+	}
+	return false
 }

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestEveryPairConnectsTheWayTheoryAllows(t *testing.T) {
+	w := need(t)
+	var cells []found
+	w.grid(kinds, func(f found) {
+		cells = append(cells, f)
+		switch {
+		case f.err != nil:
+			t.Errorf("%s to %s: %v", f.a, f.b, f.err)
+		case f.first > settled/2:
+			t.Errorf("%s to %s: the first packet took %s", f.a, f.b, f.first)
+		}
+	})
+	t.Log("\n" + format(cells))
+}
+
+func TestTheoryKnowsEveryPair(t *testing.T) {
+	count := map[way]int{}
+	for i, a := range kinds {
+		for _, b := range kinds[i:] {
+			if theory(a, b) != theory(b, a) {
+				t.Errorf("%s and %s: %s one way, %s the other", a, b, theory(a, b), theory(b, a))
+			}
+			count[theory(a, b)]++
+		}
+	}
+	if len(count) != 3 || count[direct]+count[directTCP]+count[relayed] != 28 {
+		t.Errorf("%v", count)
+	}
+}
+
+func TestTheTableGoesBetweenItsMarks(t *testing.T) {
+	cells := []found{{a: public, b: hard, expected: direct, way: relayed, first: 41 * time.Millisecond}}
+	document := "before\n" + beginMark + "\nold\n" + endMark + "\nafter\n"
+	for range 2 { // writing again changes nothing
+		out, err := between([]byte(document), []byte(format(cells)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		document = string(out)
+	}
+	want := "| public | hard NAT | direct | **relay** | 41 |  |\n\n" + endMark + "\nafter\n"
+	if !strings.HasPrefix(document, "before\n"+beginMark+"\n\n| from |") || !strings.HasSuffix(document, want) {
+		t.Errorf("got %s", document)
+	}
+	if _, err := between([]byte("no marks"), nil); err == nil {
+		t.Error("a document without marks was written to")
+	}
+}
