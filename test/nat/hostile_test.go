@@ -38,7 +38,7 @@ type attacked struct {
 func newAttacked(t *testing.T, extra ...string) *attacked {
 	t.Helper()
 	lab.Need(t, append([]string{"nft", "conntrack", "ping", lab.TUN}, extra...)...)
-	a := &attacked{world: newWorld(t)}
+	a := &attacked{world: newWorld(t, withoutIPv6)}
 	a.attacker = a.lab.Host("attacker")
 	to := a.hubs[1]
 	a.echo = netip.AddrPortFrom(to.Addresses()[0], to.Echo())
@@ -48,7 +48,10 @@ func newAttacked(t *testing.T, extra ...string) *attacked {
 	return a
 }
 
-// underlay is a node's port on the physical network.
+// withoutIPv6 keeps everything on the one IP version that the attacker's tools speak.
+func withoutIPv6(h *lab.Host) { h.Sysctl("ipv6/conf/eth0/disable_ipv6", "1") }
+
+// underlayOf is a node's port on the physical network.
 func underlayOf(n *mesh.Node) netip.AddrPort { return netip.AddrPortFrom(n.Host.IPv4, port) }
 
 // ask opens the attacker's own UDP socket.

@@ -59,12 +59,16 @@ type world struct {
 	count int
 }
 
-// newWorld makes two public nodes and nothing else.
-func newWorld(t lab.T) *world {
+// newWorld makes two public nodes and nothing else. prepare, if any, is done to their hosts before.
+func newWorld(t lab.T, prepare ...func(*lab.Host)) *world {
 	t.Helper()
 	w := &world{t: t, lab: lab.New(t)}
 	for _, name := range []string{"hub1", "hub2"} {
-		w.hubs = append(w.hubs, mesh.Start(t, w.lab, w.lab.Host(name)))
+		h := w.lab.Host(name)
+		for _, f := range prepare {
+			f(h)
+		}
+		w.hubs = append(w.hubs, mesh.Start(t, w.lab, h))
 	}
 	w.hubs[0].Found("lab")
 	w.token = w.hubs[0].Invite("--uses", "100").Token
