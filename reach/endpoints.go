@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/phantommesh/phantommesh/nat"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -28,7 +29,7 @@ func (a addresses) endpoints() []peer.Endpoint {
 			}
 		}
 	}
-	global := slices.DeleteFunc(slices.Clone(a.Local), func(p netip.AddrPort) bool { return !isOutside(p.Addr()) })
+	global := slices.DeleteFunc(slices.Clone(a.Local), func(p netip.AddrPort) bool { return !nat.IsPublic(p.Addr()) })
 	add(&outside, a.Advertised, peer.PortMapped)
 	add(&outside, global, peer.Local)
 	add(&outside, a.PortMapped, peer.PortMapped)
@@ -83,10 +84,10 @@ type claim struct {
 	Server  bool // a server that the user configured
 }
 
-// believed are the mapped addresses that may be published. In a mesh of two there is nobody else to ask. behind a hard NAT every address is good
+// believed are the mapped addresses that may be published. In a mesh of two there is nobody else to ask. Behind a hard NAT every address is good
 // for who saw it only, so none is.
-func believed(claims map[netip.AddrPort]claim, nat peer.NAT, others int) []netip.AddrPort {
-	if nat == peer.NATHard {
+func believed(claims map[netip.AddrPort]claim, kind peer.NAT, others int) []netip.AddrPort {
+	if kind == peer.NATHard {
 		return nil
 	}
 	var out []netip.AddrPort

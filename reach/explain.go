@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/nat"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -13,7 +14,7 @@ import (
 type Side struct {
 	Name       string
 	NAT        peer.NAT
-	Mapping    MappingBehaviour
+	Mapping    nat.Dependence
 	Mapped     []netip.AddrPort
 	IPv4, IPv6 bool // has an address of the family that everybody reaches, or could by way of a NAT
 	PortMapped bool // a router has granted it a port, or somebody forwarded one

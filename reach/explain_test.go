@@ -121,20 +121,3 @@ func TestSummariesOfOtherPaths(t *testing.T) {
 		}
 	}
 }
-
-func TestASecondNATIsNoticed(t *testing.T) {
-	for _, c := range []struct {
-		external, mapped string
-		want             bool
-	}{
-		{"203.0.113.1:1", "203.0.113.1:1", false},
-		{"203.0.113.1:1", "", false}, // nobody has said anything
-		{"100.64.3.4:1", "203.0.113.1:1", true},
-		{"192.168.0.2:1", "", true},
-		{"203.0.113.1:1", "198.51.100.1:1", true},
-	} {
-		if got := behindAnother(Mapping{External: ap(c.external)}, aps(c.mapped)); got != c.want {
-			t.Errorf("router %s, others %s: %v", c.external, c.mapped, got)
-		}
-	}
-}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/nat"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -26,7 +27,7 @@ type history struct {
 	joined       int       // punches under way that the member began
 	punches      []Punch   // the latest last
 	relays       map[identity.NodeID]RelayTried
-	situation    Situation // as it told us last
+	situation    nat.Situation // as it told us last
 	hasSituation bool
 }
 

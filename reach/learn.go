@@ -4,10 +4,10 @@ import (
 	"context"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/nat"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -19,8 +19,8 @@ const (
 	learnAgain = 5 * time.Second
 	// learnPause is the least time between two rounds.
 	learnPause = time.Second
-	// serversMax bounds whom one round asks.
-	serversMax = 8
+	// serversMax bounds those from whom a round chooses whom to ask.
+	serversMax = 64
 	// stunMax bounds the addresses of configured servers among them.
 	stunMax = 4
 )
@@ -35,9 +35,11 @@ type server struct {
 // learned is what the last round found.
 type learned struct {
 	at        time.Time
-	situation Situation
+	behaviour nat.Behaviour
 	claims    map[netip.AddrPort]claim
 	answers   []Answer
+	known     []netip.AddrPort // whom one could have asked
+	failures  int              // rounds without any answer, in a row
 }
 
 // Answer is how one server saw us, for people.
@@ -100,58 +102,31 @@ func (r *Reach) learn() {
 	}
 }
 
-// learnOnce asks everybody at once and draws the conclusions.
+// learnOnce runs a discovery and draws the conclusions.
 func (r *Reach) learnOnce(ctx context.Context) {
 	servers := r.servers(ctx)
-	answers := make([]Answer, len(servers))
-	var wg sync.WaitGroup
-	for i, s := range servers {
-		wg.Go(func() {
-			answers[i] = Answer{Server: s.addr, Member: s.member, surely: s.surely}
-			if mapped, rtt, err := r.net.MappedBy(ctx, s.addr); err == nil {
-				answers[i].Mapped = netip.AddrPortFrom(mapped.Addr().Unmap(), mapped.Port())
-				answers[i].RTT = rtt
-			}
-		})
-	}
-	wg.Wait()
+	d := nat.NewDiscovery(natServers(servers), r.net.LocalEndpoints())
+	answers := r.discover(ctx, d, servers)
 	if ctx.Err() != nil {
 		return
 	}
-	l := r.conclude(answers)
+	l := r.conclude(d.Evidence(), answers)
+	for _, s := range servers {
+		l.known = append(l.known, s.addr)
+	}
 	r.mu.Lock()
-	before := r.learned.situation
+	before := r.learned.behaviour
+	if !l.answered() {
+		l.failures = r.learned.failures + 1
+	}
 	r.learned = l
 	r.mu.Unlock()
-	if before.Kind != l.situation.Kind {
-		r.log.Info("NAT", "kind", l.situation.Kind.String(), "was", before.Kind.String())
+	if before.Kind() != l.behaviour.Kind() {
+		r.log.Info("NAT", "kind", l.behaviour.Kind().String(), "was", before.Kind().String())
 	}
-	if before.Kind != l.situation.Kind || !slices.Equal(before.Mapped, l.situation.Mapped) {
+	if before.Kind() != l.behaviour.Kind() || !slices.Equal(before.Mapped, l.behaviour.Mapped) {
 		r.changed()
 	}
-}
-
-func (r *Reach) conclude(answers []Answer) learned {
-	l := learned{at: time.Now(), answers: answers, claims: map[netip.AddrPort]claim{}}
-	said := map[netip.AddrPort]map[identity.NodeID]bool{}
-	var all []told
-	for _, a := range answers {
-		all = append(all, told{server: a.Server, mapped: a.Mapped, surely: a.surely})
-		if !a.Mapped.IsValid() {
-			continue
-		}
-		if said[a.Mapped] == nil {
-			said[a.Mapped] = map[identity.NodeID]bool{}
-		}
-		said[a.Mapped][a.Member] = true
-	}
-	for addr, who := range said {
-		server := who[identity.NodeID{}]
-		delete(who, identity.NodeID{})
-		l.claims[addr] = claim{Members: len(who), Server: server}
-	}
-	l.situation = situationOf(all, r.net.LocalEndpoints(), r.hearsUDP())
-	return l
 }
 
 // hearsUDP reports whether a UDP packet has come from a member lately.
@@ -164,98 +139,26 @@ func (r *Reach) hearsUDP() bool {
 	return false
 }
 
-// servers is whom to ask: those that the user named, then members that are alive, of as many networks as possible.
-func (r *Reach) servers(ctx context.Context) []server {
-	var out []server
-	for _, hostport := range r.cfg.STUN {
-		for _, a := range r.resolve(ctx, hostport) {
-			if len(out) < stunMax {
-				out = append(out, server{addr: a, surely: true})
-			}
-		}
-	}
-	networks := map[netip.Prefix]bool{}
-	var second []server
-	for _, e := range r.table.All() {
-		if e.ID == r.self || e.Revoked || e.State != peer.Alive || !e.HasRecord {
-			continue
-		}
-		s, ok := r.serverOf(e)
-		if !ok {
-			continue
-		}
-		if n := networkOf(s.addr.Addr()); networks[n] {
-			second = append(second, s)
-		} else {
-			networks[n] = true
-			out = append(out, s)
-		}
-	}
-	out = append(out, second...)
-	return out[:min(len(out), serversMax)]
-}
-
-// serverOf is the address at which a member is asked: where it is reached now, else the first that it announces. Who is reached through another, or
-// at an address of the LAN only while it has others, is asked there all the same: silence of such says nothing.
-func (r *Reach) serverOf(e peer.Entry) (server, bool) {
-	s := server{member: e.ID, surely: e.Record.NAT == peer.NATNone}
-	if p, ok := r.net.Path(e.ID); ok && p.Kind == Direct && p.Addr.IsValid() {
-		s.addr, s.surely = p.Addr, true
-		return s, true
-	}
-	if len(e.Record.Endpoints) == 0 {
-		return s, false
-	}
-	s.addr = e.Record.Endpoints[0].Addr
-	return s, true
-}
-
-// resolve turns a configured server into addresses, one of each family.
-func (r *Reach) resolve(ctx context.Context, hostport string) []netip.AddrPort {
-	if a, err := netip.ParseAddrPort(hostport); err == nil {
-		return []netip.AddrPort{a}
-	}
-	if r.cfg.Resolve == nil {
-		return nil
-	}
-	all, err := r.cfg.Resolve(ctx, hostport)
-	if err != nil {
-		r.log.Debug("STUN server not found", "addr", hostport, "err", err)
-	}
-	var out []netip.AddrPort
-	for _, a := range alternate(all) {
-		if !slices.ContainsFunc(out, func(o netip.AddrPort) bool { return o.Addr().Is4() == a.Addr().Is4() }) {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
 // knowsTooLittle reports whether the last round ended without a conclusion.
 func (r *Reach) knowsTooLittle() bool { return r.NAT() == peer.NATUnknown }
 
-// hasNewServers reports whether there is somebody to ask that the last round did not ask.
+// hasNewServers reports whether there is somebody to ask whom the last round did not know.
 func (r *Reach) hasNewServers() bool {
 	r.mu.Lock()
-	asked := r.learned.answers
+	known := r.learned.known
 	r.mu.Unlock()
-	for _, s := range r.servers(r.ctx) {
-		if !slices.ContainsFunc(asked, func(a Answer) bool { return a.Server == s.addr }) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.servers(r.ctx), func(s server) bool { return !slices.Contains(known, s.addr) })
 }
 
-// untilNext is how long to wait for the next round when nothing happens.
+// untilNext is how long to wait for the next round when nothing happens: twice as long with every round that nobody answered.
 func (r *Reach) untilNext() time.Duration {
 	r.mu.Lock()
-	answered := slices.ContainsFunc(r.learned.answers, func(a Answer) bool { return a.Mapped.IsValid() })
+	failures := r.learned.failures
 	r.mu.Unlock()
-	if !answered {
-		return r.jitter(learnAgain)
+	if failures == 0 {
+		return r.jitter(learnInterval)
 	}
-	return r.jitter(learnInterval)
+	return r.jitter(min(learnAgain<<min(failures-1, 10), learnInterval))
 }
 
 // networkChanged forgets what held for the network before: who failed gets its chance at once.
@@ -277,18 +180,21 @@ func (r *Reach) networkChanged() {
 // Relearn has the situation learned anew soon.
 func (r *Reach) Relearn() { wake(r.wakeLearn) }
 
-// Situation is what is known of this node's place in the network.
-func (r *Reach) Situation() Situation {
+// Behaviour is how the NAT in front of this node treats its packets, as far as is known.
+func (r *Reach) Behaviour() nat.Behaviour {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.learned.situation
+	return r.learned.behaviour
 }
+
+// Situation is what this node tells others who want to reach it.
+func (r *Reach) Situation() nat.Situation { return r.Behaviour().Situation(r.Endpoints()) }
 
 // addresses are those at which this node may be reached.
 func (r *Reach) addresses() addresses {
 	a := addresses{Advertised: r.cfg.Advertise, Local: r.net.LocalEndpoints()}
 	for _, m := range r.mappings() {
-		if isOutside(m.External.Addr()) {
+		if nat.IsPublic(m.External.Addr()) {
 			a.PortMapped = append(a.PortMapped, m.External)
 		}
 	}
@@ -300,7 +206,7 @@ func (r *Reach) addresses() addresses {
 	}
 	observed := r.net.Observed()
 	r.mu.Lock()
-	claims, kind := map[netip.AddrPort]claim{}, r.learned.situation.Kind
+	claims, kind := map[netip.AddrPort]claim{}, r.learned.behaviour.Kind()
 	for addr, c := range r.learned.claims {
 		claims[addr] = c
 	}
@@ -325,13 +231,11 @@ func (r *Reach) mappings() []Mapping {
 // evidence is what speaks for this node being reachable.
 func (r *Reach) evidence() evidence {
 	a := r.addresses()
-	r.mu.Lock()
-	s := r.learned.situation
-	r.mu.Unlock()
-	e := evidence{NAT: s.Kind, Advertised: len(a.Advertised) > 0, Unsolicited: r.net.Unsolicited()}
+	b := r.Behaviour()
+	e := evidence{NAT: b.Kind(), Advertised: len(a.Advertised) > 0, Unsolicited: r.net.Unsolicited()}
 	for _, m := range a.PortMapped {
 		seen := func(x netip.AddrPort) bool { return x.Addr() == m.Addr() }
-		e.PortMapped = e.PortMapped || slices.ContainsFunc(s.Mapped, seen) || slices.ContainsFunc(a.Mapped, seen)
+		e.PortMapped = e.PortMapped || slices.ContainsFunc(b.Mapped, seen) || slices.ContainsFunc(a.Mapped, seen)
 	}
 	e.OurV4, e.OurV6 = familiesOf(a.endpoints())
 	for _, other := range r.table.All() {

@@ -2,23 +2,21 @@ package reach
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/nat"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
 // Report is what `netcheck` shows.
 type Report struct {
 	NAT         peer.NAT
-	Mapping     MappingBehaviour
-	Mapped      []netip.AddrPort
-	PortMapping Mapping // Protocol empty: none
-	UDP         bool    // UDP gets out and back in
-	IPv6        bool    // an IPv6 address that others reach
-	CGNAT       bool    // a carrier's NAT stands behind the router
+	Behaviour   nat.Behaviour // mapping, filtering, hairpin, mapped addresses, UDP, IPv6, carrier's NAT, and why
+	PortMapping Mapping       // Protocol empty: none
+	UDP         bool          // UDP gets out and back in
+	IPv6        bool          // an IPv6 address that others reach
 	Relays      []RelayConsidered
 	Answers     []Answer // who saw us where
 	Reachable   bool     // others get to this node without its doing
@@ -40,29 +38,15 @@ func (r *Reach) Netcheck(ctx context.Context) Report {
 	l := r.learned
 	r.mu.Unlock()
 	out := Report{
-		NAT: l.situation.Kind, Mapping: l.situation.Mapping, Mapped: l.situation.Mapped, Answers: l.answers, At: l.at,
+		NAT: l.behaviour.Kind(), Behaviour: l.behaviour, UDP: l.behaviour.UDP == nat.Yes, Answers: l.answers, At: l.at,
 		Endpoints: r.Endpoints(), Reachable: e.reachable(), OffersRelay: e.offersRelay(r.cfg.NoRelay), Relays: r.considered(identity.NodeID{}),
 	}
-	out.UDP = r.hearsUDP() || slices.ContainsFunc(l.answers, func(a Answer) bool { return a.Mapped.IsValid() })
-	out.IPv6 = slices.ContainsFunc(out.Endpoints, func(e peer.Endpoint) bool { return e.Addr.Addr().Is6() && isOutside(e.Addr.Addr()) })
-	for _, m := range r.mappings() {
-		if out.PortMapping.Protocol == "" {
-			out.PortMapping = m
-		}
-		out.CGNAT = out.CGNAT || behindAnother(m, l.situation.Mapped)
+	open6 := func(e peer.Endpoint) bool { return e.Addr.Addr().Is6() && nat.IsPublic(e.Addr.Addr()) }
+	out.IPv6 = l.behaviour.IPv6 == nat.Yes || slices.ContainsFunc(out.Endpoints, open6)
+	if all := r.mappings(); len(all) > 0 {
+		out.PortMapping = all[0]
 	}
 	return out
-}
-
-// behindAnother reports whether what a router calls its outside is not what others see: another NAT stands behind it.
-func behindAnother(m Mapping, mapped []netip.AddrPort) bool {
-	a := m.External.Addr()
-	if !a.Is4() {
-		return false
-	}
-	v4 := func(p netip.AddrPort) bool { return p.Addr().Is4() }
-	same := func(p netip.AddrPort) bool { return p.Addr() == a }
-	return !isOutside(a) || slices.ContainsFunc(mapped, v4) && !slices.ContainsFunc(mapped, same)
 }
 
 // considered lists the relays that are at hand, offer themselves, or were tried for a member.
@@ -131,7 +115,7 @@ func (r *Reach) factsOf(id identity.NodeID) facts {
 		f.Port = a.Port()
 	}
 	e, _ := r.table.Get(id)
-	theirs := Situation{Kind: e.Record.NAT}
+	theirs := nat.Situation{Kind: e.Record.NAT}
 	r.mu.Lock()
 	if h := r.peers[id]; h != nil {
 		f.Punches = slices.Clone(h.punches)
@@ -146,12 +130,12 @@ func (r *Reach) factsOf(id identity.NodeID) facts {
 	return f
 }
 
-func sideOf(name string, s Situation, endpoints []peer.Endpoint) Side {
+func sideOf(name string, s nat.Situation, endpoints []peer.Endpoint) Side {
 	out := Side{Name: name, NAT: s.Kind, Mapping: s.Mapping, Mapped: s.Mapped}
 	for _, e := range endpoints {
 		a := e.Addr.Addr()
 		out.IPv4 = out.IPv4 || a.Is4()
-		out.IPv6 = out.IPv6 || a.Is6() && isOutside(a)
+		out.IPv6 = out.IPv6 || a.Is6() && nat.IsPublic(a)
 		out.PortMapped = out.PortMapped || e.Kind == peer.PortMapped
 	}
 	return out

@@ -1,8 +1,6 @@
 package reach
 
 import (
-	"net/netip"
-
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -28,15 +26,6 @@ func (e evidence) offersRelay(noRelay bool) bool { return !noRelay && e.reachabl
 // needsRelays reports whether this node needs relays at hand: some members may not get to it otherwise.
 func (e evidence) needsRelays() bool {
 	return !e.reachable() || e.OnlyV4 && !e.OurV4 || e.OnlyV6 && !e.OurV6
-}
-
-// sharedNAT is the range of carriers' own NATs (RFC 6598).
-var sharedNAT = netip.MustParsePrefix("100.64.0.0/10")
-
-// isOutside reports whether an address can be one that everybody reaches: not private, not a carrier's, not of this link or machine.
-func isOutside(a netip.Addr) bool {
-	a = a.Unmap()
-	return a.IsGlobalUnicast() && !a.IsPrivate() && !sharedNAT.Contains(a)
 }
 
 // familiesOf says of which families the addresses are.

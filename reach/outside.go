@@ -81,8 +81,8 @@ type Underlay interface {
 	// Tried are the latest results of looking for a member.
 	Tried(id identity.NodeID) []Tried
 
-	// MappedBy asks at which address a server sees us.
-	MappedBy(ctx context.Context, server netip.AddrPort) (netip.AddrPort, time.Duration, error)
+	// Ask sends a question of a discovery until it is answered, its time is up or ctx ends, and says how long the answer took.
+	Ask(ctx context.Context, q nat.Ask) (nat.Reply, time.Duration)
 	// Observed are the addresses at which members have seen us, and how many of them.
 	Observed() map[netip.AddrPort]int
 	LocalEndpoints() []netip.AddrPort

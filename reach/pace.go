@@ -2,6 +2,8 @@ package reach
 
 import (
 	"time"
+
+	"github.com/phantommesh/phantommesh/nat"
 )
 
 // The pure core of retrying: when to punch a peer again, and how much a peer may make us do.
@@ -12,7 +14,7 @@ import (
 // What a member's record draws is of the same size. A fan sends at most nat.FanPacketsMax checks of 312 bytes, 320 KB, to one IP address: once a peer
 // in fanGap, and once in fanRest for all, 11 KB/s.
 const (
-	candidatesMax = 8
+	candidatesMax = nat.CandidatesMax
 	punchBurst    = 3
 	punchGap      = 15 * time.Second
 	punchesMax    = 4

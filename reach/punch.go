@@ -11,6 +11,7 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
 	"github.com/phantommesh/phantommesh/nat"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 const (
@@ -45,21 +46,25 @@ func (r *Reach) agree(ctx context.Context, id identity.NodeID) (theirs brief, wh
 	}
 	defer s.Close()
 	defer context.AfterFunc(ctx, func() { s.Close() })()
-	ours := r.brief(id)
-	situation, candidates := ours.wire()
-	offer := punchOffer{Nonce: make([]byte, nonceSize), Situation: situation, Candidates: candidates, Fan: ours.fan}
+	offer := punchOffer{Nonce: make([]byte, nonceSize), Fan: r.mayFan(id)}
 	r.random(offer.Nonce)
+	if offer.Situation, err = r.tellable().Encode(); err != nil {
+		return brief{}, "our situation cannot be told"
+	}
 	var a punchAnswer
 	if err := exchange(s, offer, &a, punchMax, punchTimeout); err != nil {
 		return brief{}, "no answer over the path in use"
 	}
-	theirs, ok := readBrief(a.Situation, a.Candidates, a.Fan && ours.fan)
 	switch {
-	case !ok || a.Code > punchLast || !bytes.Equal(a.Nonce, offer.Nonce):
+	case a.Code > punchLast || !bytes.Equal(a.Nonce, offer.Nonce):
 		return brief{}, "the answer made no sense"
 	case a.Code != 0:
 		return brief{}, punchTexts[a.Code]
 	}
+	if theirs.situation, err = readSituation(a.Situation); err != nil {
+		return brief{}, "the answer made no sense"
+	}
+	theirs.fan = a.Fan && offer.Fan
 	return theirs, ""
 }
 
@@ -76,44 +81,62 @@ func (r *Reach) servePunch(ctx context.Context, s Stream) {
 		return
 	}
 	began, id := time.Now(), s.Peer()
-	theirs, ok := readBrief(q.Situation, q.Candidates, q.Fan)
+	situation, err := readSituation(q.Situation)
 	code := punchForm
-	if ok && len(q.Nonce) == nonceSize && r.isMember(id) {
+	if err == nil && len(q.Nonce) == nonceSize && r.isMember(id) {
 		code = r.joinPunch(id)
 	}
-	ours := r.brief(id)
-	if code != 0 {
-		ours = brief{}
+	a := punchAnswer{Code: code, Nonce: q.Nonce[:min(len(q.Nonce), nonceSize)], Situation: []byte{}}
+	if code == 0 {
+		a.Fan = q.Fan && r.mayFan(id)
+		a.Situation, err = r.tellable().Encode()
 	}
-	situation, candidates := ours.wire()
-	a := punchAnswer{Code: code, Nonce: q.Nonce[:min(len(q.Nonce), nonceSize)], Situation: situation, Candidates: candidates, Fan: ours.fan && q.Fan}
-	err := wire.WriteMessage(s, a, punchMax)
+	if err == nil || code != 0 {
+		err = wire.WriteMessage(s, a, punchMax)
+	}
 	if s.Close(); code != 0 {
 		return
 	}
 	p := Punch{At: began, Strategy: "none", Result: "the answer was not taken"}
 	if err == nil {
-		theirs.fan = a.Fan
 		bounded, cancel := context.WithTimeout(r.ctx, nat.PlanLength+nat.FanLength)
 		defer cancel()
-		p.Strategy, p.Result = r.carryOut(bounded, id, theirs)
+		p.Strategy, p.Result = r.carryOut(bounded, id, brief{situation, a.Fan})
 	}
 	r.endPunch(id, p, false)
 }
 
-// brief is what we tell a member of ourselves.
-func (r *Reach) brief(id identity.NodeID) brief {
-	b := brief{situation: r.Situation()}
-	for _, e := range r.Endpoints() {
-		if usable(e.Addr) { // a node that listens on loopback need not say so to others
-			b.candidates = append(b.candidates, e)
-		}
-	}
+// brief is what a member told us for one attempt.
+type brief struct {
+	situation nat.Situation
+	fan       bool // many ports may be tried, they and we say
+}
+
+// tellable is our situation without the addresses that nobody else can use.
+func (r *Reach) tellable() nat.Situation { return cleaned(r.Situation()) }
+
+// readSituation takes what a member says, without the addresses that are none of another machine.
+func readSituation(b []byte) (nat.Situation, error) {
+	s, err := nat.DecodeSituation(b)
+	return cleaned(s), err
+}
+
+func cleaned(s nat.Situation) nat.Situation {
+	s.Candidates = slices.DeleteFunc(slices.Clone(s.Candidates), func(e peer.Endpoint) bool { return !usable(e.Addr) })
+	s.Mapped = slices.DeleteFunc(slices.Clone(s.Mapped), func(a netip.AddrPort) bool { return !usable(a) })
+	return s
+}
+
+// mayFan reports whether we would try many ports with the member now.
+func (r *Reach) mayFan(id identity.NodeID) bool {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b.fan = r.historyLocked(id).pace.mayFan(now) && (r.fanned.IsZero() || now.Sub(r.fanned) >= fanRest)
-	return b
+	return r.mayFanLocked(r.historyLocked(id), now)
+}
+
+func (r *Reach) mayFanLocked(h *history, now time.Time) bool {
+	return h.pace.mayFan(now) && (r.fanned.IsZero() || now.Sub(r.fanned) >= fanRest)
 }
 
 // beginPunch takes a place for an attempt of ours; false if it has to wait.
@@ -191,7 +214,7 @@ func (r *Reach) carryOut(ctx context.Context, id identity.NodeID, theirs brief) 
 	changed, stop := r.net.Watch()
 	defer stop()
 	var addrs []netip.AddrPort
-	for _, e := range theirs.candidates {
+	for _, e := range theirs.situation.Candidates {
 		addrs = append(addrs, e.Addr)
 	}
 	// An address that others see the member at may work even if it promises little: its NAT may let everybody in.
@@ -203,7 +226,7 @@ func (r *Reach) carryOut(ctx context.Context, id identity.NodeID, theirs brief) 
 	if len(addrs) > 0 {
 		r.try(id, addrs...)
 	}
-	chosen := strategyOf(r.Situation().Kind, theirs.situation.Kind)
+	chosen := nat.Choose(r.Situation(), theirs.situation)
 	var fan sync.WaitGroup
 	defer fan.Wait()
 	defer cancel()
@@ -211,31 +234,23 @@ func (r *Reach) carryOut(ctx context.Context, id identity.NodeID, theirs brief) 
 	defer timer.Stop()
 	for {
 		if p, ok := r.net.Path(id); ok && p.Kind == Direct {
-			return chosen.String(), punchDirect
+			return chosen.Approach.String(), punchDirect
 		}
 		select {
 		case <-ctx.Done():
-			return chosen.String(), punchSilent
+			return chosen.Approach.String(), punchSilent
 		case <-changed:
 		case <-timer.C:
-			if to, ok := fanTarget(theirs, chosen); ok && theirs.fan && r.beginFan(id) {
-				fan.Go(func() { r.fan(ctx, id, chosen, to) })
+			if theirs.fan && fans(chosen) && r.beginFan(id) {
+				fan.Go(func() { r.fan(ctx, id, chosen) })
 			}
 		}
 	}
 }
 
-// fanTarget is the address to try many ports of, or from many sockets: an IPv4 one at which others see the member.
-func fanTarget(theirs brief, s strategy) (netip.AddrPort, bool) {
-	if s != fanIn && s != fanOut {
-		return netip.AddrPort{}, false
-	}
-	for _, a := range theirs.situation.Mapped {
-		if a.Addr().Is4() && isOutside(a.Addr()) {
-			return a, true
-		}
-	}
-	return netip.AddrPort{}, false
+// fans reports whether a strategy is to try many ports, of an address that is not of our own networks: nobody shall have us search those.
+func fans(s nat.Strategy) bool {
+	return (s.Approach == nat.FanIn || s.Approach == nat.FanOut) && nat.IsPublic(s.Target.Addr())
 }
 
 // beginFan notes a fan, if there may be one.
@@ -244,21 +259,21 @@ func (r *Reach) beginFan(id identity.NodeID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h := r.historyLocked(id)
-	if !h.pace.mayFan(now) || !r.fanned.IsZero() && now.Sub(r.fanned) < fanRest {
+	if !r.mayFanLocked(h, now) {
 		return false
 	}
 	h.pace.fanned, r.fanned = now, now
 	return true
 }
 
-func (r *Reach) fan(ctx context.Context, id identity.NodeID, s strategy, to netip.AddrPort) {
+func (r *Reach) fan(ctx context.Context, id identity.NodeID, s nat.Strategy) {
 	var err error
-	if s == fanOut {
-		err = r.net.FanOut(ctx, id, to, nat.FanSocketsMax)
+	if s.Approach == nat.FanOut {
+		err = r.net.FanOut(ctx, id, s.Target, nat.FanSocketsMax)
 	} else {
 		var seed [32]byte
 		r.random(seed[:])
-		err = r.net.FanIn(ctx, id, nat.FanInPlan(to, seed))
+		err = r.net.FanIn(ctx, id, nat.FanInPlan(s.Target, seed))
 	}
 	if err != nil && ctx.Err() == nil {
 		r.log.Debug("many ports not tried", "peer", id, "err", err)

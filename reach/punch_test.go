@@ -10,6 +10,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
+	"github.com/phantommesh/phantommesh/nat"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -163,17 +164,20 @@ func TestALiarDrawsFewChecks(t *testing.T) {
 		victim.start()
 		time.Sleep(5 * time.Second)
 		// The relay that we are has a hard NAT in its story, so that many ports look promising.
-		lie := brief{situation: Situation{Kind: peer.NATHard, Mapped: aps("203.0.113.1:1 203.0.113.2:1 203.0.113.3:1 203.0.113.4:1")}, fan: true}
+		lie := nat.Situation{Kind: peer.NATHard, Mapped: aps("203.0.113.1:1 203.0.113.2:1 203.0.113.3:1 203.0.113.4:1")}
 		for i := range candidatesMax {
-			lie.candidates = append(lie.candidates, peer.Endpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(100 + i)}), 53), Kind: peer.Local})
+			lie.Candidates = append(lie.Candidates, peer.Endpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(100 + i)}), 53), Kind: peer.Local})
 		}
-		s, c := lie.wire()
+		told, err := lie.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
 		const minutes = 10
 		agreed := 0
 		for end := time.Now().Add(minutes * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 			stream := liar.ask(t.Context(), victim.id, ProtocolPunch)
 			var a punchAnswer
-			if err := exchange(stream, punchOffer{Nonce: make([]byte, nonceSize), Situation: s, Candidates: c, Fan: true}, &a, punchMax, time.Second); err == nil && a.Code == 0 {
+			if err := exchange(stream, punchOffer{Nonce: make([]byte, nonceSize), Situation: told, Fan: true}, &a, punchMax, time.Second); err == nil && a.Code == 0 {
 				agreed++
 			}
 			stream.Close()
@@ -191,10 +195,10 @@ func TestNonsenseEndsAPunch(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		us, liar := w.add("us", true), w.add("liar", true)
 		us.start()
-		s, c := brief{}.wire()
+		nothing, _ := nat.Situation{}.Encode()
 		for name, q := range map[string]any{
-			"a short nonce": punchOffer{Nonce: []byte{1}, Situation: s, Candidates: c},
-			"no such NAT":   punchOffer{Nonce: make([]byte, nonceSize), Situation: wireSituation{NAT: 9, Mapped: []wireAddress{}}, Candidates: c},
+			"a short nonce": punchOffer{Nonce: []byte{1}, Situation: nothing},
+			"no such NAT":   punchOffer{Nonce: make([]byte, nonceSize), Situation: []byte{0x85, 9, 0, 0, 0x80, 0x80}},
 		} {
 			stream := liar.ask(t.Context(), us.id, ProtocolPunch)
 			var a punchAnswer
@@ -203,7 +207,7 @@ func TestNonsenseEndsAPunch(t *testing.T) {
 			}
 			stream.Close()
 		}
-		answer := punchAnswer{Nonce: make([]byte, nonceSize), Situation: s, Candidates: c} // not the offer's nonce
+		answer := punchAnswer{Nonce: make([]byte, nonceSize), Situation: nothing} // not the offer's nonce
 		liar.Handle(ProtocolPunch, func(ctx context.Context, s Stream) {
 			defer s.Close()
 			var q punchOffer

@@ -198,11 +198,7 @@ func (r *Reach) Relays() []identity.NodeID {
 func (r *Reach) OffersRelay() bool { return r.evidence().offersRelay(r.cfg.NoRelay) }
 
 // NAT is what the record should say of the NAT in front of this node.
-func (r *Reach) NAT() peer.NAT {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.learned.situation.Kind
-}
+func (r *Reach) NAT() peer.NAT { return r.Behaviour().Kind() }
 
 // changed tells whoever publishes the record, and the drivers that depend on what was learned.
 func (r *Reach) changed() {

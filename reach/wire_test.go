@@ -2,13 +2,12 @@ package reach
 
 import (
 	"bytes"
-	"fmt"
 	"net/netip"
-	"slices"
 	"testing"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
+	"github.com/phantommesh/phantommesh/nat"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -21,15 +20,20 @@ func encoded(t testing.TB, v any, max int) []byte {
 	return b.Bytes()
 }
 
-// fullBrief fills everything to its bound.
-func fullBrief() brief {
-	b := brief{situation: Situation{Kind: peer.NATBlocked, Mapping: AddressAndPortDependent}, fan: true}
+// fullSituation fills everything to its bound.
+func fullSituation(t testing.TB) []byte {
+	t.Helper()
+	s := nat.Situation{Kind: peer.NATBlocked, Mapping: nat.AddressAndPortDependent, Filtering: nat.AddressAndPortDependent}
 	for i := range candidatesMax {
 		a := netip.AddrFrom16([16]byte{0: 0x20, 1: 1, 15: byte(i + 1)})
-		b.candidates = append(b.candidates, peer.Endpoint{Addr: netip.AddrPortFrom(a, 65535), Kind: peer.PortMapped})
-		if i < mappedMax {
-			b.situation.Mapped = append(b.situation.Mapped, netip.AddrPortFrom(a, 65535))
+		s.Candidates = append(s.Candidates, peer.Endpoint{Addr: netip.AddrPortFrom(a, 65535), Kind: peer.PortMapped})
+		if i < nat.MappedMax {
+			s.Mapped = append(s.Mapped, netip.AddrPortFrom(a, 65535))
 		}
+	}
+	b, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return b
 }
@@ -38,50 +42,31 @@ func TestTheLargestMessagesFitTheirBounds(t *testing.T) {
 	id := identity.NodeID(bytes.Repeat([]byte{255}, 32))
 	encoded(t, relayRequest{Op: opOffer, Node: id, Channel: 1<<32 - 1}, relayMessageMax)
 	encoded(t, relayAnswer{Code: 255, Channel: 1<<32 - 1, Load: 255}, relayMessageMax)
-	s, c := fullBrief().wire()
 	nonce := make([]byte, nonceSize)
-	encoded(t, punchOffer{Nonce: nonce, Situation: s, Candidates: c, Fan: true}, punchMax)
-	encoded(t, punchAnswer{Code: punchLast, Nonce: nonce, Situation: s, Candidates: c, Fan: true}, punchMax)
+	encoded(t, punchOffer{Nonce: nonce, Situation: fullSituation(t), Fan: true}, punchMax)
+	encoded(t, punchAnswer{Code: punchLast, Nonce: nonce, Situation: fullSituation(t), Fan: true}, punchMax)
 }
 
-func TestABriefSurvivesTheTrip(t *testing.T) {
-	for _, b := range []brief{{}, fullBrief()} {
-		s, c := b.wire()
-		got, ok := readBrief(s, c, b.fan)
-		if !ok || fmt.Sprint(got) != fmt.Sprint(b) {
-			t.Errorf("got %v, %v, want %v", got, ok, b)
-		}
+func TestAddressesThatAreNoneOfAnotherMachineAreLeftOut(t *testing.T) {
+	good := nat.Situation{Kind: peer.NATEasy}
+	for _, a := range append(aps("203.0.113.1:1 [2001:db8::1]:2 192.168.1.1:3"), netip.AddrPortFrom(linkAddresses.Addr().Next(), 1), ap("[100::1:0:1]:1")) {
+		good.Mapped = append(good.Mapped[:min(len(good.Mapped), 3)], a)
+		good.Candidates = append(good.Candidates, peer.Endpoint{Addr: a, Kind: peer.Local})
 	}
-}
-
-func TestBriefsThatMakeNoSenseAreRefused(t *testing.T) {
-	good, candidates := brief{situation: Situation{Kind: peer.NATEasy, Mapped: aps("203.0.113.1:1")},
-		candidates: []peer.Endpoint{{Addr: ap("203.0.113.1:1"), Kind: peer.Mapped}}}.wire()
-	for name, change := range map[string]func(s *wireSituation, c *[]wireCandidate){
-		"NAT 5":             func(s *wireSituation, _ *[]wireCandidate) { s.NAT = 5 },
-		"mapping 4":         func(s *wireSituation, _ *[]wireCandidate) { s.Mapping = 4 },
-		"five mapped":       func(s *wireSituation, _ *[]wireCandidate) { s.Mapped = make([]wireAddress, 5) },
-		"mapped twice":      func(s *wireSituation, _ *[]wireCandidate) { s.Mapped = append(s.Mapped, s.Mapped[0]) },
-		"nine candidates":   func(_ *wireSituation, c *[]wireCandidate) { *c = make([]wireCandidate, 9) },
-		"a candidate twice": func(_ *wireSituation, c *[]wireCandidate) { *c = append(*c, (*c)[0]) },
-		"kind 0":            func(_ *wireSituation, c *[]wireCandidate) { (*c)[0].Kind = 0 },
-		"port 0":            func(_ *wireSituation, c *[]wireCandidate) { (*c)[0].Port = 0 },
-		"three bytes":       func(_ *wireSituation, c *[]wireCandidate) { (*c)[0].IP = []byte{1, 2, 3} },
-		"multicast":         func(_ *wireSituation, c *[]wireCandidate) { (*c)[0].IP = []byte{224, 0, 0, 1} },
-		"broadcast":         func(_ *wireSituation, c *[]wireCandidate) { (*c)[0].IP = []byte{255, 255, 255, 255} },
-		"unspecified":       func(_ *wireSituation, c *[]wireCandidate) { (*c)[0].IP = []byte{0, 0, 0, 0} },
-		"loopback":          func(_ *wireSituation, c *[]wireCandidate) { (*c)[0].IP = []byte{127, 0, 0, 1} },
-		"a link of ours":    func(_ *wireSituation, c *[]wireCandidate) { (*c)[0].IP = netip.MustParseAddr("100::1:0:1").AsSlice() },
-		"IPv4 inside an IPv6": func(_ *wireSituation, c *[]wireCandidate) {
-			(*c)[0].IP = netip.MustParseAddr("::ffff:1.2.3.4").AsSlice()
-		},
-	} {
-		s, c := good, slices.Clone(candidates)
-		s.Mapped = slices.Clone(good.Mapped)
-		change(&s, &c)
-		if _, ok := readBrief(s, c, false); ok {
-			t.Errorf("%s was taken", name)
-		}
+	b, err := good.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := readSituation(b)
+	if err != nil || len(got.Mapped) != 3 || len(got.Candidates) != 3 {
+		t.Errorf("%v, %v: what looks like a link of ours was taken", got, err)
+	}
+	good.Candidates = []peer.Endpoint{{Addr: ap("127.0.0.1:1"), Kind: peer.Local}, {Addr: ap("203.0.113.1:1"), Kind: peer.Local}}
+	if b, err = cleaned(good).Encode(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = readSituation(b); err != nil || len(got.Candidates) != 1 {
+		t.Errorf("%v, %v: our own loopback is told", got, err)
 	}
 }
 
@@ -107,33 +92,32 @@ func FuzzRelay(f *testing.F) {
 }
 
 func FuzzPunch(f *testing.F) {
-	s, c := fullBrief().wire()
 	nonce := make([]byte, nonceSize)
-	f.Add(encoded(f, punchOffer{Nonce: nonce, Situation: s, Candidates: c, Fan: true}, punchMax))
-	f.Add(encoded(f, punchAnswer{Nonce: nonce, Situation: s, Candidates: c}, punchMax))
-	f.Add(encoded(f, punchAnswer{Code: punchBusy, Nonce: nonce, Situation: wireSituation{Mapped: []wireAddress{}}, Candidates: []wireCandidate{}}, punchMax))
+	f.Add(encoded(f, punchOffer{Nonce: nonce, Situation: fullSituation(f), Fan: true}, punchMax))
+	f.Add(encoded(f, punchAnswer{Nonce: nonce, Situation: fullSituation(f)}, punchMax))
+	f.Add(encoded(f, punchAnswer{Code: punchBusy, Nonce: nonce, Situation: []byte{}}, punchMax))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		check := func(s wireSituation, c []wireCandidate) {
-			got, ok := readBrief(s, c, true)
-			if !ok {
+		check := func(raw []byte) {
+			s, err := readSituation(raw)
+			if err != nil {
 				return
 			}
-			if len(got.candidates) > candidatesMax || len(got.situation.Mapped) > mappedMax {
-				t.Fatalf("%+v is taken", got)
+			if len(s.Candidates) > candidatesMax || len(s.Mapped) > nat.MappedMax {
+				t.Fatalf("%+v is taken", s)
 			}
-			s2, c2 := got.wire()
-			again, ok := readBrief(s2, c2, true)
-			if !ok || fmt.Sprint(again) != fmt.Sprint(got) {
-				t.Fatalf("%+v does not survive", got)
+			for _, e := range s.Candidates {
+				if !usable(e.Addr) {
+					t.Fatalf("%s would be tried", e.Addr)
+				}
 			}
 		}
 		var q punchOffer
 		if wire.ReadMessage(bytes.NewReader(b), &q, punchMax) == nil {
-			check(q.Situation, q.Candidates)
+			check(q.Situation)
 		}
 		var a punchAnswer
 		if wire.ReadMessage(bytes.NewReader(b), &a, punchMax) == nil {
-			check(a.Situation, a.Candidates)
+			check(a.Situation)
 		}
 	})
 }

@@ -360,11 +360,14 @@ func (f *fakeNode) Keep(id identity.NodeID, on bool) {
 
 func (f *fakeNode) Tried(identity.NodeID) []Tried { return nil }
 
-func (f *fakeNode) MappedBy(ctx context.Context, server netip.AddrPort) (netip.AddrPort, time.Duration, error) {
+func (f *fakeNode) Ask(_ context.Context, q nat.Ask) (nat.Reply, time.Duration) {
 	f.world.mu.Lock()
 	defer f.world.mu.Unlock()
-	a, err := f.seenAs(server)
-	return a, time.Millisecond, err
+	a, err := f.seenAs(q.To)
+	if err != nil {
+		return nat.Reply{}, 0
+	}
+	return nat.Reply{From: q.To, Mapped: a}, time.Millisecond
 }
 
 func (f *fakeNode) Observed() map[netip.AddrPort]int { return nil }
