@@ -50,6 +50,12 @@ type (
 	Version         = localapi.Version
 	Process         = localapi.Process
 	Failure         = localapi.Failure
+	Policy          = localapi.Policy
+	PolicyVersion   = localapi.PolicyVersion
+	PolicyRequest   = localapi.PolicyRequest
+	PolicyCheck     = localapi.PolicyCheck
+	PolicyRollback  = localapi.PolicyRollback
+	PolicyHistory   = localapi.PolicyHistory
 )
 
 // Backend is the node as the API sees it. All methods may be called concurrently and honour the context. An error is best a *Failure
@@ -65,6 +71,15 @@ type Backend interface {
 	Invitations(ctx context.Context) (*InvitationList, error)
 	CancelInvitation(ctx context.Context, id string) error
 	Revoke(ctx context.Context, r RevokeRequest) (*Revoked, error)
+
+	// Policy is the packet filter policy in force; PolicyText one of the versions that the ledger keeps, PolicyHistory lists them.
+	Policy(ctx context.Context) (*Policy, error)
+	PolicyText(ctx context.Context, version uint64) (*Policy, error)
+	PolicyHistory(ctx context.Context) (*PolicyHistory, error)
+	// CheckPolicy tells what a policy would change. A text that is no policy is an error, expect lines that do not hold are an answer.
+	CheckPolicy(ctx context.Context, r PolicyRequest) (*PolicyCheck, error)
+	SetPolicy(ctx context.Context, r PolicyRequest) (*PolicyVersion, error)
+	RollbackPolicy(ctx context.Context, r PolicyRollback) (*PolicyVersion, error)
 	Tag(ctx context.Context, r TagRequest) (*Tagged, error)
 	Rename(ctx context.Context, r RenameRequest) (*Renamed, error)
 	// Audit gives the log of decisions; with verify it is held against every coordinator's own copy.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -110,6 +111,31 @@ func (c *Client) Audit(ctx context.Context, verify bool) (*Audit, error) {
 func (c *Client) CancelInvitation(ctx context.Context, id string) error {
 	_, err := ask[nothing](ctx, c, http.MethodDelete, "/v1/invitations/"+url.PathEscape(id), nil)
 	return err
+}
+
+// Policy is the packet filter policy in force.
+func (c *Client) Policy(ctx context.Context) (*Policy, error) {
+	return get[Policy](ctx, c, "/v1/policy")
+}
+
+func (c *Client) PolicyText(ctx context.Context, version uint64) (*Policy, error) {
+	return get[Policy](ctx, c, "/v1/policy/"+strconv.FormatUint(version, 10))
+}
+
+func (c *Client) PolicyHistory(ctx context.Context) (*PolicyHistory, error) {
+	return get[PolicyHistory](ctx, c, "/v1/policy/history")
+}
+
+func (c *Client) CheckPolicy(ctx context.Context, r PolicyRequest) (*PolicyCheck, error) {
+	return ask[PolicyCheck](ctx, c, http.MethodPost, "/v1/policy/check", r)
+}
+
+func (c *Client) SetPolicy(ctx context.Context, r PolicyRequest) (*PolicyVersion, error) {
+	return ask[PolicyVersion](ctx, c, http.MethodPost, "/v1/policy/set", r)
+}
+
+func (c *Client) RollbackPolicy(ctx context.Context, r PolicyRollback) (*PolicyVersion, error) {
+	return ask[PolicyVersion](ctx, c, http.MethodPost, "/v1/policy/rollback", r)
 }
 
 func (c *Client) Enter(ctx context.Context, e Entry) error { return c.post(ctx, "/v1/enter", e) }

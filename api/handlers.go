@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/phantommesh/phantommesh/internal/localapi"
@@ -43,6 +44,12 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("POST /v1/rename", command(decisionTimeout, b.Rename))
 	mux.Handle("GET /v1/audit", query(func(ctx context.Context) (*Audit, error) { return b.Audit(ctx, false) }))
 	mux.Handle("GET /v1/audit/verified", query(func(ctx context.Context) (*Audit, error) { return b.Audit(ctx, true) }))
+	mux.Handle("GET /v1/policy", query(b.Policy))
+	mux.Handle("GET /v1/policy/history", query(b.PolicyHistory))
+	mux.HandleFunc("GET /v1/policy/{version}", func(w http.ResponseWriter, r *http.Request) { policyText(w, r, b) })
+	mux.Handle("POST /v1/policy/check", longCommand(policyBodyMax, decisionTimeout, b.CheckPolicy))
+	mux.Handle("POST /v1/policy/set", longCommand(policyBodyMax, decisionTimeout, b.SetPolicy))
+	mux.Handle("POST /v1/policy/rollback", command(decisionTimeout, b.RollbackPolicy))
 	mux.Handle("POST /v1/enter", command(enterTimeout, silent(b.Enter)))
 	mux.Handle("POST /v1/wait", command(waitTimeoutMax, silent(func(ctx context.Context, q WaitRequest) error {
 		return waitInTime(ctx, q, b.Wait)
@@ -75,9 +82,14 @@ func query[A any](ask func(context.Context) (*A, error)) http.Handler {
 }
 
 func command[Q, A any](timeout time.Duration, do func(context.Context, Q) (*A, error)) http.Handler {
+	return longCommand(bodyMax, timeout, do)
+}
+
+// longCommand is command with a bound of its own on the request.
+func longCommand[Q, A any](most int64, timeout time.Duration, do func(context.Context, Q) (*A, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var q Q
-		if err := readBody(w, r, &q); err != nil {
+		if err := readBody(w, r, &q, most); err != nil {
 			writeFailure(w, err)
 			return
 		}
@@ -90,6 +102,18 @@ func command[Q, A any](timeout time.Duration, do func(context.Context, Q) (*A, e
 
 func silent[Q any](do func(context.Context, Q) error) func(context.Context, Q) (*nothing, error) {
 	return func(ctx context.Context, q Q) (*nothing, error) { return &nothing{}, do(ctx, q) }
+}
+
+func policyText(w http.ResponseWriter, r *http.Request, b Backend) {
+	version, err := strconv.ParseUint(r.PathValue("version"), 10, 64)
+	if err != nil {
+		writeFailure(w, localapi.Fail(localapi.Usage, "cannot show the policy", errors.New("a version is a number"), "phantom policy history lists them"))
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), decisionTimeout)
+	defer cancel()
+	p, err := b.PolicyText(ctx, version)
+	answer(w, p, err)
 }
 
 // waitInTime gives the backend the time the caller gives, and words for when it is over.
@@ -118,12 +142,12 @@ func waitInTime(ctx context.Context, q WaitRequest, wait func(context.Context, W
 }
 
 // readBody decodes a strict, bounded body that must arrive in time.
-func readBody(w http.ResponseWriter, r *http.Request, into any) *Failure {
+func readBody(w http.ResponseWriter, r *http.Request, into any, most int64) *Failure {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	// A deadline left behind would end the request's context in the middle of a long wait.
 	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyMax))
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, most))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(into)
 	if err == nil {

@@ -29,7 +29,7 @@ type pingLine struct {
 // ping streams replies as they come, one JSON object a line.
 func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
 	var q PingRequest
-	if err := readBody(w, r, &q); err != nil {
+	if err := readBody(w, r, &q, bodyMax); err != nil {
 		writeFailure(w, err)
 		return
 	}

@@ -17,19 +17,20 @@ import (
 
 // Bounds of the control socket. It serves people and scripts of one machine.
 const (
-	connectionsMax  = 64                     // at once; a stuck script cannot take the node's descriptors
-	headerMax       = 16 << 10               // bytes
-	bodyMax         = 64 << 10               // bytes; the longest request is an invitation with its tags
-	headerTimeout   = 5 * time.Second        // to send a header
-	bodyTimeout     = 10 * time.Second       // to send a body
-	writeTimeout    = 10 * time.Second       // for one write to a caller that reads no more
-	idleTimeout     = 30 * time.Second       // between two requests of a connection
-	closeGrace      = 500 * time.Millisecond // for answers under way when the node stops
-	queryTimeout    = 15 * time.Second       // for what the node answers by itself
-	decisionTimeout = 30 * time.Second       // for what the mesh decides; without quorum it fails at once
-	enterTimeout    = 5 * time.Minute        // finding a mesh and enrolling; a command gives up earlier
-	waitTimeoutMax  = 24 * time.Hour         // a script that waits longer has lost its owner
-	stopTimeout     = 30 * time.Second       // handing over duties
+	connectionsMax  = 64                               // at once; a stuck script cannot take the node's descriptors
+	headerMax       = 16 << 10                         // bytes
+	bodyMax         = 64 << 10                         // bytes; the longest request but for policies is an invitation with its tags
+	policyBodyMax   = 6*localapi.PolicyTextMax + 1<<10 // JSON may write a byte as six
+	headerTimeout   = 5 * time.Second                  // to send a header
+	bodyTimeout     = 10 * time.Second                 // to send a body
+	writeTimeout    = 10 * time.Second                 // for one write to a caller that reads no more
+	idleTimeout     = 30 * time.Second                 // between two requests of a connection
+	closeGrace      = 500 * time.Millisecond           // for answers under way when the node stops
+	queryTimeout    = 15 * time.Second                 // for what the node answers by itself
+	decisionTimeout = 30 * time.Second                 // for what the mesh decides; without quorum it fails at once
+	enterTimeout    = 5 * time.Minute                  // finding a mesh and enrolling; a command gives up earlier
+	waitTimeoutMax  = 24 * time.Hour                   // a script that waits longer has lost its owner
+	stopTimeout     = 30 * time.Second                 // handing over duties
 )
 
 // ServerConfig is what a Server needs.

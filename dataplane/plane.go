@@ -291,9 +291,11 @@ func (p *Plane) sendError(packet []byte, kind func([]byte, netip.Addr) ([]byte, 
 	if len(packet) == 0 || p.ctx.Err() != nil || !p.unreachable.Allow() {
 		return
 	}
-	from := p.self4
-	if packet[0]>>4 == 6 {
-		from = p.self6
+	from := p.self6
+	if packet[0]>>4 == 4 {
+		// Linux drops an IPv4 packet that comes from an interface with an address of its own as the source (martian): the error comes from
+		// where the packet wanted to go.
+		from, _ = destination(packet)
 	}
 	if answer, ok := kind(packet, from); ok {
 		_, _ = p.host.inner.Write([][]byte{answer}, headroom)

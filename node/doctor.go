@@ -23,6 +23,7 @@ func (n *Node) Doctor(context.Context) (*localapi.Doctor, error) {
 	state := m.group.State()
 	for _, f := range []localapi.Finding{
 		m.checkQuorum(state), m.checkPeers(), m.checkCertificate(state), m.checkReplica(), m.checkInterface(), m.checkEndpoints(),
+		m.checkPolicy(state),
 	} {
 		d.add(f)
 	}

@@ -46,6 +46,7 @@ func (m *membership) stateChanged() {
 	m.adoptMembers(state)
 	m.noteVoters(state)
 	m.enforceRevocations(state)
+	m.adoptPolicy(state)
 	if err := m.pool.SetKeyring(state.Keyring.Keys); err != nil {
 		m.node.log.Warn("gossip keys not changed", "err", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/dataplane"
+	"github.com/phantommesh/phantommesh/dataplane/firewall"
 	"github.com/phantommesh/phantommesh/gossip"
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
@@ -26,6 +27,7 @@ type membership struct {
 	// Constant after assemble.
 	pool      *gossip.Pool
 	plane     *dataplane.Plane
+	guard     guard // the packet filter
 	userspace bool
 	degraded  error // why there is no device although nobody asked for userspace
 	proxies   proxies
@@ -58,6 +60,7 @@ func (n *Node) newMembership() *membership {
 		node: n, changed: make(chan struct{}, 1), gone: make(chan identity.NodeID, goneMax), publish: make(chan struct{}, 1), cutOff: map[identity.NodeID]bool{},
 		adopted: map[identity.NodeID]uint64{}, voters: map[identity.NodeID]time.Time{},
 	}
+	m.guard.firewall = firewall.New()
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -160,7 +163,7 @@ func (m *membership) startPlane(state *coordinator.State, self *certificate.Memb
 	m.plane, err = dataplane.New(dataplane.Config{
 		Key: n.key, Self: n.ID(), Mesh: state.Mesh.ID, Bind: n.socket.Bind(), Peers: n.peers, Control: n.control, Connect: n.socket.Connect,
 		Orphans: n.socket.OnOrphan, Known: n.socket.WireGuardKnown, Network: host, Overlay: spec.Routes, Resolve: n.resolveName,
-		Rand: n.cfg.Rand, Log: n.log,
+		Filter: m.firstFilter(state), Rand: n.cfg.Rand, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -191,6 +194,7 @@ func (m *membership) fetchMembers(leader identity.NodeID) {
 		cancel()
 		if state := m.group.State(); state.Version > 0 {
 			m.adoptMembers(state)
+			m.adoptPolicy(state)
 			return
 		}
 		m.node.log.Debug("members not fetched yet", "peer", id.Short(), "err", err)

@@ -104,6 +104,7 @@ func (m *membership) collect(gauge emitGauge, count emitCount) {
 		count(descDropped, v, "gossip_"+reason)
 	}
 	m.collectPlane(gauge, count)
+	m.collectFilter(gauge, count)
 	state := m.group.State()
 	gauge(descTerm, float64(state.Coordinators.Term))
 	quorum := 0.0

@@ -33,6 +33,7 @@ type fakeNode struct {
 	mu          sync.Mutex
 	mesh        fakeMesh
 	invitations []api.Invitation
+	policies    []api.Policy
 }
 
 type fakeMesh struct{ ID, Name string }
