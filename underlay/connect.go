@@ -32,12 +32,14 @@ type attempt struct {
 	next       int                     // step of the plan
 	challenged map[netip.AddrPort]bool // addresses from which the node has challenged us and had its answer
 	waiters    []chan error
-	extra      int // addresses that Try has added
+	pipeAt     instant          // when pipes are tried (again)
+	pipeTo     []netip.AddrPort // where; nil: not yet chosen
+	extra      int              // addresses that Try has added
 }
 
 // begin starts a search that checks nothing yet.
 func (n *node) begin(now instant) {
-	n.attempt = &attempt{began: now, challenged: map[netip.AddrPort]bool{}}
+	n.attempt = &attempt{began: now, pipeAt: now + pipeAfter, challenged: map[netip.AddrPort]bool{}}
 	n.tried = map[netip.AddrPort]bool{}
 }
 
@@ -143,6 +145,7 @@ func answerWaiter(w chan error, err error) {
 // advance sends the checks of the search that are due and ends it when its time is up.
 func (o *owner) advance(n *node, now instant) {
 	a := n.attempt
+	o.considerPipes(n, now)
 	for a.next < len(a.plan) && a.began+a.plan[a.next].At <= now {
 		to := a.plan[a.next].To
 		a.next++
@@ -262,24 +265,6 @@ func (s *Socket) Hint(id identity.NodeID, addrs []netip.AddrPort) {
 			o.tryNew(n)
 		}
 	})
-}
-
-// Contact makes first contact with whoever sits at an address: it learns their key and validates the path both ways. Who they are
-// is then to be proven over QUIC at the address it returns. It tries for at most five seconds. Errors: [ErrUnreachable],
-// [ErrNoCandidates] (our own address, or none that a node can have), [ErrClosed], the context's.
-func (s *Socket) Contact(ctx context.Context, to netip.AddrPort) (Addr, error) {
-	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	if !s.mayTry(to) {
-		return Addr{}, fmt.Errorf("underlay: contact %s: %w: it is our own address, or none that a node can have", to, ErrNoCandidates)
-	}
-	n, err := s.learnKey(ctx, to)
-	if err == nil {
-		err = s.await(ctx, n, []netip.AddrPort{to})
-	}
-	if err != nil {
-		return Addr{}, fmt.Errorf("underlay: contact %s: %w", to, err)
-	}
-	return Addr{n.key}, nil
 }
 
 // learnKey asks whoever sits at an address, of UDP or of a link, for its key, and returns its node.

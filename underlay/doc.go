@@ -16,7 +16,11 @@
 // What is sent: the device and the control plane hand packets to a node; it forwards them to the real Bind with the endpoint of the
 // active path, which remembers the local address that the last check arrived on.
 //
-// Goroutines, all ended by [Socket.Close]: one pump for each family, the owner, and one that reports orphans. While a device is
+// Where UDP does not pass, a pipe takes the same packets over TLS and TCP (pipe.go). It is a [Link], as are channels through relays and
+// spare sockets: what arrives on it goes through stages 2 to 5 ([Socket.Deliver]).
+//
+// Goroutines, all ended by [Socket.Close]: one pump for each family, the owner, one that reports orphans, one that keeps the pipes; two
+// for each pipe, one for each TCP listener, handshake and dial, one for each spare socket. While a device is
 // attached its goroutines do the pumps' work; they are the device's to end.
 //
 // Trust: nothing that arrives is trusted. A source address without a validated path gets STUN answers only, never more bytes than it

@@ -1,11 +1,13 @@
 package underlay
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -44,6 +46,12 @@ type Config struct {
 	Interfaces func() ([]netip.Addr, error)
 	// Exclude names addresses that are never offered and never tried: those of our own overlay. May be nil.
 	Exclude func(netip.Addr) bool
+	// Pipes: accept TCP connections of nodes whose UDP is blocked, on the port of the same number. Opening them needs no permission.
+	Pipes bool
+	// ListenTCP and DialTCP open TCP sockets; nil: those of Bind if it has methods of these names, the system's if it is the system's,
+	// and else there are no pipes.
+	ListenTCP func(netip.AddrPort) (net.Listener, error)
+	DialTCP   func(context.Context, netip.AddrPort) (net.Conn, error)
 	// Relay takes relay frames; nil: they are dropped.
 	Relay Relay
 	// Changes is signalled when addresses, routes or interfaces of the machine have changed, or it has slept: every path is in doubt
@@ -78,6 +86,7 @@ type Socket struct {
 	local        atomic.Pointer[[]netip.Addr]
 	observed     observed
 	watchers     watchers
+	pipes        pipes
 	session      atomic.Pointer[session] // the attached device's
 	attaching    sync.Mutex              // serialises Open and Close of the device's Bind and the reopening of the real one
 	orphanFunc   atomic.Pointer[func(identity.NodeID)]
@@ -128,6 +137,10 @@ func Open(cfg Config) (*Socket, error) {
 		s.readers = append(s.readers, newReader(s, f))
 	}
 	s.refreshLocal()
+	if err := s.openPipes(); err != nil {
+		cfg.Bind.Close()
+		return nil, err
+	}
 	for _, r := range s.readers {
 		s.goRun(r.pump)
 	}
@@ -163,6 +176,7 @@ func (s *Socket) Close() error {
 		s.attaching.Lock() // not while the port is being opened anew
 		err = s.bind.Close()
 		s.attaching.Unlock()
+		s.pipes.close()
 		s.wg.Wait()
 	})
 	return err

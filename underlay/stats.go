@@ -20,12 +20,13 @@ const (
 	dropBogus                         // UDP from an address that only a link can have
 	dropNoLink                        // delivered on a link that is gone
 	dropTooLarge                      // larger than any packet of ours
+	dropStale                         // waited too long in a pipe
 	dropReasons
 )
 
 var dropNames = [dropReasons]string{
 	"unknown", "stranger", "not_listened", "limited", "queue_full", "malformed", "forged", "unasked", "relay", "no_device", "no_path",
-	"bogus", "no_link", "too_large",
+	"bogus", "no_link", "too_large", "stale",
 }
 
 var classNames = [classes]string{"unknown", "wireguard", "stun", "quic", "gossip", "relay", "keepalive"}
