@@ -76,6 +76,12 @@ func (c *conductor) take() ([]*tunnel, []dropRequest) {
 func (p *Plane) conduct() {
 	changed, cancel := p.cfg.Peers.Watch()
 	defer cancel()
+	var paths <-chan struct{}
+	if p.cfg.Paths != nil {
+		changed, cancel := p.cfg.Paths()
+		defer cancel()
+		paths = changed
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -90,6 +96,8 @@ func (p *Plane) conduct() {
 			p.conclude(r)
 		case <-changed:
 			p.reviewMembers()
+		case <-paths:
+			p.followPaths()
 		case now := <-timer.C:
 			p.tickDue(now)
 		}
@@ -253,10 +261,15 @@ func (p *Plane) release(t *tunnel) {
 	if t.peer == nil {
 		return
 	}
-	n := 0
+	p.followPath(t)
+	n, limit := 0, int(t.mtu.Load())
 	t.waiting.open(func(packet []byte) {
-		p.host.resume(packet)
 		n++
+		if limit > 0 && len(packet) > limit {
+			p.tooLarge(packet, limit)
+			return
+		}
+		p.host.resume(packet)
 	})
 	t.open.Store(true)
 	if n > 0 {

@@ -14,6 +14,7 @@ type Stats struct {
 	DroppedWaitTooLong uint64 // waited for a tunnel in vain; answered with ICMP
 	DroppedQueueFull   uint64 // too many waited for the tunnel already
 	DroppedByFilter    uint64 // in either direction
+	DroppedTooLarge    uint64 // larger than the path carries; answered with ICMP
 
 	Exchanges       uint64        // key exchanges that we began and that gave a key
 	ExchangesFailed uint64        // those that did not
@@ -21,7 +22,7 @@ type Stats struct {
 }
 
 type dropCounters struct {
-	offOverlay, noMember, noTunnel, waitedTooLong, queueFull, filtered atomic.Uint64
+	offOverlay, noMember, noTunnel, waitedTooLong, queueFull, filtered, tooLarge atomic.Uint64
 }
 
 type exchangeCounters struct {
@@ -40,7 +41,8 @@ func (p *Plane) Stats() Stats {
 		DroppedOffOverlay: p.drops.offOverlay.Load(), DroppedNoMember: p.drops.noMember.Load(),
 		DroppedNoTunnel: p.drops.noTunnel.Load(), DroppedWaitTooLong: p.drops.waitedTooLong.Load(),
 		DroppedQueueFull: p.drops.queueFull.Load(), DroppedByFilter: p.drops.filtered.Load(),
-		Exchanges: p.counts.exchanges.Load(), ExchangesFailed: p.counts.exchangesFailed.Load(),
+		DroppedTooLarge: p.drops.tooLarge.Load(),
+		Exchanges:       p.counts.exchanges.Load(), ExchangesFailed: p.counts.exchangesFailed.Load(),
 		ExchangeTime: time.Duration(p.counts.exchangeNanos.Load()),
 	}
 }

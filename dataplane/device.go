@@ -110,6 +110,7 @@ func (p *Plane) renewKey(t *tunnel, psk *exchange.PSK) error {
 func (p *Plane) removePeer(t *tunnel) {
 	t.open.Store(false)
 	t.waiting.hold()
+	p.leavePath(t)
 	if t.peer == nil {
 		return
 	}

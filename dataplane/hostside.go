@@ -15,7 +15,7 @@ import (
 //  2. a credit is waited for, then the interface is read;
 //  3. each packet's destination leads to its tunnel (last one cached, then a lock-free map);
 //  4. open: the packet is left where it is, the device takes it from there. Otherwise its size becomes zero, which the device
-//     skips, and a copy waits, is answered with ICMP, or is dropped and counted.
+//     skips, and a copy waits, is answered with ICMP, or is dropped and counted. So does what is larger than the tunnel's MTU (mtu.go).
 //
 // Incoming, in Write: the batch, which the device makes per peer, marks its tunnel as active, passes the filter and goes to the
 // interface; the credits go back. Neither direction allocates for a packet that passes.
@@ -123,6 +123,11 @@ func (h *hostSide) sort(bufs [][]byte, sizes []int, offset int) bool {
 				sizes[i] = 0
 				continue
 			}
+		}
+		if limit := t.mtu.Load(); limit > 0 && len(packet) > int(limit) {
+			h.plane.tooLarge(packet, int(limit))
+			sizes[i] = 0
+			continue
 		}
 		any = true
 		if t != run {
@@ -233,7 +238,7 @@ func (h *hostSide) Close() error {
 }
 
 func (h *hostSide) File() *os.File           { return h.inner.File() }
-func (h *hostSide) MTU() (int, error)        { return h.inner.MTU() }
+func (h *hostSide) MTU() (int, error)        { return h.plane.deviceMTU() }
 func (h *hostSide) Name() (string, error)    { return h.inner.Name() }
 func (h *hostSide) Events() <-chan tun.Event { return h.events }
 func (h *hostSide) BatchSize() int           { return h.inner.BatchSize() }

@@ -16,6 +16,8 @@ const (
 	DefaultMTU = 1420
 	// MinMTU is the least that IPv6 allows (RFC 8200 §5).
 	MinMTU = 1280
+	// MaxMTU is that of a tunnel over the largest usual path, of 9000 bytes.
+	MaxMTU = 9000 - 80
 	// maxMTU leaves WireGuard's message within a UDP datagram.
 	maxMTU = 65535 - 80
 )

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -20,11 +22,16 @@ import (
 type hostTUN struct {
 	tun.Device
 	addresses []netip.Prefix
-	routes    []netlink.Route
+	index     int
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	routes []netlink.Route
+	paths  map[netip.Addr]netlink.Route // of members whose path differs; nil if the MTU is fixed
 }
 
-// OpenTUN makes a TUN interface, gives it the addresses, brings it up and leads the routes to it. An empty name is DefaultName, an
-// MTU of zero DefaultMTU. IPv6 addresses and routes are left out where the host has IPv6 switched off. It needs CAP_NET_ADMIN; its
+// OpenTUN makes a TUN interface, gives it the addresses, brings it up and leads the routes to it. An empty name is DefaultName. With an
+// MTU of zero each member has its own (RoutePath) up to MaxMTU, and MinMTU to begin with; any other holds for all. IPv6 addresses and routes are left out where the host has IPv6 switched off. It needs CAP_NET_ADMIN; its
 // errors are *InterfaceError with ErrNoPermission, ErrNameInUse or ErrNoTUN. Closing it leaves the host as it was.
 func OpenTUN(name string, addresses, routes []netip.Prefix, mtu int) (Interface, error) {
 	if name == "" {
@@ -34,12 +41,19 @@ func OpenTUN(name string, addresses, routes []netip.Prefix, mtu int) (Interface,
 		return nil, &InterfaceError{Name: name, Kind: ErrNameInUse, Err: os.ErrExist,
 			Next: "choose another name with --tun, or find out which program made it: ip -d link show " + name}
 	}
+	perPath := mtu == 0
+	if perPath {
+		mtu = MaxMTU
+	}
 	dev, err := tun.CreateTUN(name, mtuOrDefault(mtu))
 	if err != nil {
 		return nil, explainTUN(name, err)
 	}
 	// What CreateTUN reports first is that the link is up or down: nobody waits for that.
 	h := &hostTUN{Device: dev, addresses: addresses}
+	if perPath {
+		h.paths = map[netip.Addr]netlink.Route{}
+	}
 	if err := h.configure(name, routes); err != nil {
 		_ = h.Close()
 		return nil, err
@@ -76,12 +90,16 @@ func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
 	if err != nil {
 		return &InterfaceError{Name: name, Err: err}
 	}
+	h.index = link.Attrs().Index
 	v6 := ipv6On(name)
 	for _, a := range h.addresses {
 		if a.Addr().Is6() && !v6 {
 			continue
 		}
 		addr := &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NODAD} // we are alone on this link
+		if slices.Contains(routes, a.Masked()) {
+			addr.Flags |= unix.IFA_F_NOPREFIXROUTE // the kernel's own route would go before ours and knows no MTU
+		}
 		if err := netlink.AddrReplace(link, addr); err != nil {
 			return h.failed(name, fmt.Sprintf("add address %s", a), err)
 		}
@@ -93,10 +111,7 @@ func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
 		if r.Addr().Is6() && !v6 {
 			continue
 		}
-		route := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.Masked()), Scope: netlink.SCOPE_LINK}
-		if r.Addr().Is6() {
-			route.Scope = netlink.SCOPE_UNIVERSE
-		}
+		route := h.route(r.Masked(), MinMTU)
 		if err := netlink.RouteReplace(&route); err != nil {
 			return h.failed(name, fmt.Sprintf("add route %s", r), err)
 		}
@@ -106,6 +121,65 @@ func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
 		h.awaitAddresses()
 	}
 	return nil
+}
+
+// route is a route into the device. Unless the MTU is fixed, packets on it have at most mtu bytes.
+func (h *hostTUN) route(to netip.Prefix, mtu int) netlink.Route {
+	r := netlink.Route{LinkIndex: h.index, Dst: ipNet(to), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_STATIC}
+	header := headerLen4
+	if to.Addr().Is6() {
+		r.Scope, header = netlink.SCOPE_UNIVERSE, headerLen6
+	}
+	for _, a := range h.addresses {
+		if a.Addr().Is4() && to.Addr().Is4() {
+			r.Src = a.Addr().AsSlice()
+		}
+	}
+	if h.paths != nil {
+		r.MTU = mtu
+		// What TCP tells the other end is how much it may send us, which is settled when a connection opens and can not grow: what the
+		// interface carries. How much fits the path is for the sender to know.
+		r.AdvMSS = MaxMTU - header - headerLenTCP
+	}
+	return r
+}
+
+// RoutePath implements pathRouter. Somebody else's route to the same host is left alone, and goes before ours.
+func (h *hostTUN) RoutePath(to []netip.Addr, mtu int) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.paths == nil || h.closed {
+		return nil
+	}
+	var failures []error
+	for _, a := range to {
+		old, there := h.paths[a]
+		if !a.IsValid() || there && old.MTU == mtu {
+			continue
+		}
+		if there {
+			// Removed and added rather than replaced, which could hit a route that is not ours. In between MinMTU holds.
+			delete(h.paths, a)
+			if err := netlink.RouteDel(&old); err != nil && !errors.Is(err, unix.ESRCH) {
+				failures = append(failures, fmt.Errorf("remove the route to %s: %w", a, err))
+			}
+		}
+		if mtu == 0 || mtu == MinMTU || a.Is6() && !ipv6On(h.name()) {
+			continue
+		}
+		route := h.route(netip.PrefixFrom(a, a.BitLen()), mtu)
+		if err := netlink.RouteAdd(&route); err != nil {
+			failures = append(failures, fmt.Errorf("add a route to %s: %w", a, err))
+			continue
+		}
+		h.paths[a] = route
+	}
+	return errors.Join(failures...)
+}
+
+func (h *hostTUN) name() string {
+	name, _ := h.Device.Name()
+	return name
 }
 
 // Bounds on waiting for the kernel, which takes a millisecond as a rule.
@@ -180,9 +254,16 @@ func (h *hostTUN) Echo(ctx context.Context, dst netip.Addr, size int) (time.Dura
 
 // Close removes the routes, then the device; the addresses go with it.
 func (h *hostTUN) Close() error {
-	for i := range h.routes {
-		_ = netlink.RouteDel(&h.routes[i]) // gone with the device at the latest
+	h.mu.Lock()
+	h.closed = true
+	for _, r := range h.paths {
+		_ = netlink.RouteDel(&r) // gone with the device at the latest
+	}
+	for _, r := range h.routes {
+		_ = netlink.RouteDel(&r)
 	}
 	h.routes = nil
+	clear(h.paths)
+	h.mu.Unlock()
 	return h.Device.Close()
 }

@@ -4,8 +4,9 @@ import "net/netip"
 
 // Sizes of the fixed headers, without options: RFC 791 §3.1 and RFC 8200 §3.
 const (
-	headerLen4 = 20
-	headerLen6 = 40
+	headerLen4   = 20
+	headerLen6   = 40
+	headerLenTCP = 20 // RFC 9293 §3.1
 )
 
 // destination returns where an IP packet wants to go; false if it is not an IPv4 or IPv6 packet with a whole header.

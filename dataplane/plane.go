@@ -56,6 +56,12 @@ type Config struct {
 	// Resolve turns a name into overlay addresses for the proxies. Nil: names and IDs of Peers.
 	Resolve func(name string) []netip.Addr
 
+	// PathMTU returns how many bytes a packet in the tunnel to a member may have on the path that is in use, zero if that is not known
+	// yet; it is called by the conductor and must not block. Nil: what fits the interface fits every path. Paths, if not nil, registers for
+	// a signal after some path has changed; cancel ends it.
+	PathMTU func(identity.NodeID) int
+	Paths   func() (changed <-chan struct{}, cancel func())
+
 	// RekeyInterval and IdleAfter: zero is the default of each.
 	RekeyInterval time.Duration
 	IdleAfter     time.Duration
@@ -94,6 +100,7 @@ type Plane struct {
 	drops       dropCounters
 	counts      exchangeCounters
 	unreachable *rate.Limiter
+	oversize    *rate.Limiter
 
 	// Owned by the conductor: the tunnel whose peer is being configured.
 	making *tunnel
@@ -164,7 +171,8 @@ func newPlane(cfg Config) (*Plane, error) {
 	p := &Plane{
 		cfg: cfg, log: cfg.Log, timing: timing{rekey: cfg.RekeyInterval, idle: cfg.IdleAfter}, overlay: cfg.Overlay,
 		streams: cfg.Streams, conductor: newConductor(), slots: make(chan struct{}, exchangesMax), tunnels: newRegistry(),
-		unreachable: rate.NewLimiter(unreachableRate, unreachableBurst), down: make(chan struct{}),
+		unreachable: rate.NewLimiter(unreachableRate, unreachableBurst),
+		oversize:    rate.NewLimiter(unreachableRate, unreachableBurst), down: make(chan struct{}),
 	}
 	if len(p.overlay) == 0 {
 		p.overlay = overlay{identity.OverlayPrefix(cfg.Mesh)}

@@ -24,6 +24,7 @@ type tunnel struct {
 	received atomic.Bool   // one came in
 	watched  atomic.Bool   // report the next packet
 	flags    atomic.Uint32 // what the conductor has not heard of yet, see flag
+	mtu      atomic.Int32  // the largest packet that passes, in bytes; zero: any. Written by the conductor
 	account  account       // outgoing credits
 	waiting  waitQueue
 
@@ -37,6 +38,7 @@ type tunnel struct {
 	key       identity.WireGuardKey
 	addresses []netip.Addr
 	peer      *device.Peer
+	routed    bool      // the interface has been told of the path's MTU
 	due       time.Time // next tick; zero: none
 	before    traffic   // bytes of peers that this one replaced
 

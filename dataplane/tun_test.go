@@ -75,7 +75,7 @@ func TestTUNCarriesPacketsAndLeavesTheHostAsItWas(t *testing.T) {
 		if name, _ := dev.Name(); name != DefaultName {
 			t.Errorf("named %q", name)
 		}
-		if mtu, _ := dev.MTU(); mtu != DefaultMTU {
+		if mtu, _ := dev.MTU(); mtu != MaxMTU {
 			t.Errorf("MTU %d", mtu)
 		}
 		var again *InterfaceError

@@ -27,9 +27,9 @@ func unreachable(packet []byte, from netip.Addr) ([]byte, bool) {
 		return nil, false
 	}
 	if src.Is4() {
-		return unreachable4(packet, src, from)
+		return icmpError4(packet, src, from, icmpError{3, 1, 0})
 	}
-	return unreachable6(packet, src, from)
+	return icmpError6(packet, src, from, icmpError{1, 3, 0})
 }
 
 // prohibited is unreachable for what the filter denied: communication administratively prohibited (RFC 1812 §5.2.7.1: type 3 code 13;
@@ -50,7 +50,28 @@ func prohibited(packet []byte, from netip.Addr) ([]byte, bool) {
 	return out, true
 }
 
-func unreachable4(packet []byte, to, from netip.Addr) ([]byte, bool) {
+// tooBig makes the ICMP error that tells the host of the MTU of the way to the packet's destination: fragmentation needed (RFC 1191 §4:
+// type 3 code 4, MTU in the last two bytes) or packet too big (RFC 4443 §3.2: type 2, MTU in all four). It comes from the destination,
+// since a host takes nothing from outside that claims to come from itself (RFC 1812 §5.3.7). Otherwise as unreachable.
+func tooBig(packet []byte, mtu int) ([]byte, bool) {
+	src, ok := source(packet)
+	dst, _ := destination(packet)
+	if !ok || src.IsUnspecified() || src.IsMulticast() || dst.IsMulticast() {
+		return nil, false
+	}
+	if src.Is4() {
+		return icmpError4(packet, src, dst, icmpError{3, 4, uint32(mtu)})
+	}
+	return icmpError6(packet, src, dst, icmpError{2, 0, uint32(mtu)})
+}
+
+// icmpError is what an ICMP error says: the third field is its second 32 bits.
+type icmpError struct {
+	kind, code byte
+	rest       uint32
+}
+
+func icmpError4(packet []byte, to, from netip.Addr, e icmpError) ([]byte, bool) {
 	header := int(packet[0]&0x0f) * 4
 	if header < headerLen4 || len(packet) < header || binary.BigEndian.Uint16(packet[6:8])&0x1fff != 0 {
 		return nil, false
@@ -67,13 +88,14 @@ func unreachable4(packet []byte, to, from netip.Addr) ([]byte, bool) {
 	copy(ip[12:], from.AsSlice())
 	copy(ip[16:], to.AsSlice())
 	binary.BigEndian.PutUint16(ip[10:], ^sum(ip, 0))
-	icmp[0], icmp[1] = 3, 1
+	icmp[0], icmp[1] = e.kind, e.code
+	binary.BigEndian.PutUint32(icmp[4:], e.rest)
 	copy(icmp[headerLenICMP:], quote)
 	binary.BigEndian.PutUint16(icmp[2:], ^sum(icmp, 0))
 	return out, true
 }
 
-func unreachable6(packet []byte, to, from netip.Addr) ([]byte, bool) {
+func icmpError6(packet []byte, to, from netip.Addr, e icmpError) ([]byte, bool) {
 	// An ICMPv6 error has a type below 128.
 	if packet[6] == protocolICMP6 && (len(packet) <= headerLen6 || packet[headerLen6] < 128) {
 		return nil, false
@@ -85,7 +107,8 @@ func unreachable6(packet []byte, to, from netip.Addr) ([]byte, bool) {
 	binary.BigEndian.PutUint16(ip[4:], uint16(len(icmp)))
 	copy(ip[8:], from.AsSlice())
 	copy(ip[24:], to.AsSlice())
-	icmp[0], icmp[1] = 1, 3
+	icmp[0], icmp[1] = e.kind, e.code
+	binary.BigEndian.PutUint32(icmp[4:], e.rest)
 	copy(icmp[headerLenICMP:], quote)
 	// The checksum covers a pseudo header of both addresses, the length and the protocol (RFC 8200 §8.1).
 	pseudo := uint32(sum(ip[8:40], 0)) + uint32(len(icmp)) + protocolICMP6

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"net/netip"
 
+	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/dataplane"
 	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/underlay"
 )
 
 // InterfaceSpec is what the host's side of the tunnels shall be.
@@ -42,6 +44,15 @@ func (n *Node) openInterface(spec InterfaceSpec) (i dataplane.Interface, userspa
 	degraded = err
 	i, err = dataplane.OpenUserspace(spec.Addresses, spec.MTU)
 	return i, true, degraded, err
+}
+
+// pathMTU returns how much the path to a member carries, in bytes of the tunnel; zero while there is none.
+func (n *Node) pathMTU(id identity.NodeID) int {
+	path, ok := n.socket.Path(id)
+	if !ok || path.Kind == underlay.PathNone {
+		return 0
+	}
+	return path.MTU
 }
 
 // tryInterface finds out whether the device that the settings name can be made, so that a node that waits for a mesh says so at its start and not

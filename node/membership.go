@@ -160,12 +160,15 @@ func (m *membership) startPlane(state *coordinator.State, self *certificate.Memb
 		n.log.Warn("no network device, using userspace networking", "err", degraded)
 	}
 	m.tun, _ = host.Name()
-	m.plane, err = dataplane.New(dataplane.Config{
+	config := dataplane.Config{
 		Key: n.key, Self: n.ID(), Mesh: state.Mesh.ID, Bind: n.socket.Bind(), Peers: n.peers, Control: n.control, Connect: n.socket.Connect,
 		Orphans: n.socket.OnOrphan, Known: n.socket.WireGuardKnown, Network: host, Overlay: spec.Routes, Resolve: n.resolveName,
 		Filter: m.firstFilter(state), Rand: n.cfg.Rand, Log: n.log,
-	})
-	if err != nil {
+	}
+	if s.MTU == 0 {
+		config.PathMTU, config.Paths = n.pathMTU, n.socket.Watch
+	}
+	if m.plane, err = dataplane.New(config); err != nil {
 		return err
 	}
 	if !userspace {
