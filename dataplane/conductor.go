@@ -97,7 +97,7 @@ func (p *Plane) conduct() {
 		case <-changed:
 			p.reviewMembers()
 		case <-paths:
-			p.followPaths()
+			p.followPaths(p.tunnels.each)
 		case now := <-timer.C:
 			p.tickDue(now)
 		}
@@ -261,7 +261,7 @@ func (p *Plane) release(t *tunnel) {
 	if t.peer == nil {
 		return
 	}
-	p.followPath(t)
+	p.followPaths(func(f func(*tunnel)) { f(t) })
 	n, limit := 0, int(t.mtu.Load())
 	t.waiting.open(func(packet []byte) {
 		n++

@@ -7,6 +7,7 @@
 //     ([OpenPipe]).
 //  2. hostSide, our tun.Device around it, reads a batch and finds each packet's tunnel by its destination. If the tunnel is open the
 //     packet goes on untouched. Otherwise it waits in a small queue and the conductor is told.
+//     What is larger than the path carries is answered with ICMP (mtu.go).
 //  3. The conductor runs the tunnel's policy (tunnel.go, a pure machine): it begins a key exchange over the control channel
 //     (exchange.go), configures the WireGuard peer with the key it gives (device.go), and opens the gate.
 //  4. The device encrypts and sends through wireSide, our conn.Bind around the underlay's. A peer's endpoint is its node ID.

@@ -22,7 +22,9 @@ import (
 type hostTUN struct {
 	tun.Device
 	addresses []netip.Prefix
+	netlink   *netlink.Handle // of the namespace in which the device is, whichever thread calls
 	index     int
+	v6        bool // the interface may have IPv6 addresses
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -51,6 +53,10 @@ func OpenTUN(name string, addresses, routes []netip.Prefix, mtu int) (Interface,
 	}
 	// What CreateTUN reports first is that the link is up or down: nobody waits for that.
 	h := &hostTUN{Device: dev, addresses: addresses}
+	if h.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		_ = dev.Close()
+		return nil, &InterfaceError{Name: name, Err: err}
+	}
 	if perPath {
 		h.paths = map[netip.Addr]netlink.Route{}
 	}
@@ -86,38 +92,38 @@ func missingDevice() bool {
 }
 
 func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
-	link, err := netlink.LinkByName(name)
+	link, err := h.netlink.LinkByName(name)
 	if err != nil {
 		return &InterfaceError{Name: name, Err: err}
 	}
 	h.index = link.Attrs().Index
-	v6 := ipv6On(name)
+	h.v6 = ipv6On(name)
 	for _, a := range h.addresses {
-		if a.Addr().Is6() && !v6 {
+		if a.Addr().Is6() && !h.v6 {
 			continue
 		}
 		addr := &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NODAD} // we are alone on this link
 		if slices.Contains(routes, a.Masked()) {
 			addr.Flags |= unix.IFA_F_NOPREFIXROUTE // the kernel's own route would go before ours and knows no MTU
 		}
-		if err := netlink.AddrReplace(link, addr); err != nil {
+		if err := h.netlink.AddrReplace(link, addr); err != nil {
 			return h.failed(name, fmt.Sprintf("add address %s", a), err)
 		}
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
+	if err := h.netlink.LinkSetUp(link); err != nil {
 		return h.failed(name, "bring it up", err)
 	}
 	for _, r := range routes {
-		if r.Addr().Is6() && !v6 {
+		if r.Addr().Is6() && !h.v6 {
 			continue
 		}
 		route := h.route(r.Masked(), MinMTU)
-		if err := netlink.RouteReplace(&route); err != nil {
+		if err := h.netlink.RouteReplace(&route); err != nil {
 			return h.failed(name, fmt.Sprintf("add route %s", r), err)
 		}
 		h.routes = append(h.routes, route)
 	}
-	if v6 {
+	if h.v6 {
 		h.awaitAddresses()
 	}
 	return nil
@@ -160,26 +166,21 @@ func (h *hostTUN) RoutePath(to []netip.Addr, mtu int) error {
 		if there {
 			// Removed and added rather than replaced, which could hit a route that is not ours. In between MinMTU holds.
 			delete(h.paths, a)
-			if err := netlink.RouteDel(&old); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := h.netlink.RouteDel(&old); err != nil && !errors.Is(err, unix.ESRCH) {
 				failures = append(failures, fmt.Errorf("remove the route to %s: %w", a, err))
 			}
 		}
-		if mtu == 0 || mtu == MinMTU || a.Is6() && !ipv6On(h.name()) {
+		if mtu == 0 || mtu == MinMTU || a.Is6() && !h.v6 {
 			continue
 		}
 		route := h.route(netip.PrefixFrom(a, a.BitLen()), mtu)
-		if err := netlink.RouteAdd(&route); err != nil {
+		if err := h.netlink.RouteAdd(&route); err != nil {
 			failures = append(failures, fmt.Errorf("add a route to %s: %w", a, err))
 			continue
 		}
 		h.paths[a] = route
 	}
 	return errors.Join(failures...)
-}
-
-func (h *hostTUN) name() string {
-	name, _ := h.Device.Name()
-	return name
 }
 
 // Bounds on waiting for the kernel, which takes a millisecond as a rule.
@@ -194,7 +195,7 @@ func (h *hostTUN) awaitAddresses() {
 	until := time.Now().Add(addressWait)
 	for _, a := range h.addresses {
 		for a.Addr().Is6() && time.Now().Before(until) {
-			routes, err := netlink.RouteGet(a.Addr().AsSlice())
+			routes, err := h.netlink.RouteGet(a.Addr().AsSlice())
 			if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
 				break
 			}
@@ -235,6 +236,20 @@ func (h *hostTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return n, err
 }
 
+// MTU implements tun.Device. The library asks in the namespace of whoever calls.
+func (h *hostTUN) MTU() (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return 0, os.ErrClosed
+	}
+	link, err := h.netlink.LinkByIndex(h.index)
+	if err != nil {
+		return 0, err
+	}
+	return link.Attrs().MTU, nil
+}
+
 func (h *hostTUN) Interrupt() { _ = h.Device.File().SetReadDeadline(time.Unix(1, 0)) }
 
 func (h *hostTUN) Addresses() []netip.Prefix { return h.addresses }
@@ -255,15 +270,20 @@ func (h *hostTUN) Echo(ctx context.Context, dst netip.Addr, size int) (time.Dura
 // Close removes the routes, then the device; the addresses go with it.
 func (h *hostTUN) Close() error {
 	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return h.Device.Close()
+	}
 	h.closed = true
 	for _, r := range h.paths {
-		_ = netlink.RouteDel(&r) // gone with the device at the latest
+		_ = h.netlink.RouteDel(&r) // gone with the device at the latest
 	}
 	for _, r := range h.routes {
-		_ = netlink.RouteDel(&r)
+		_ = h.netlink.RouteDel(&r)
 	}
 	h.routes = nil
 	clear(h.paths)
+	h.netlink.Close()
 	h.mu.Unlock()
 	return h.Device.Close()
 }

@@ -46,16 +46,7 @@ func (p *Plane) deviceMTU() (int, error) {
 }
 
 // followPaths brings the MTU of every tunnel with a peer up to date.
-func (p *Plane) followPaths() {
-	p.tunnels.each(func(t *tunnel) {
-		if t.peer != nil {
-			p.followPath(t)
-		}
-	})
-}
-
-// followPath brings a tunnel's MTU up to date.
-func (p *Plane) followPath(t *tunnel) {
+func (p *Plane) followPaths(tunnels func(func(*tunnel))) {
 	if p.cfg.PathMTU == nil {
 		return
 	}
@@ -63,6 +54,15 @@ func (p *Plane) followPath(t *tunnel) {
 	if err != nil {
 		return // the interface is going away
 	}
+	tunnels(func(t *tunnel) {
+		if t.peer != nil {
+			p.followPath(t, most)
+		}
+	})
+}
+
+// followPath brings a tunnel's MTU up to date.
+func (p *Plane) followPath(t *tunnel, most int) {
 	mtu, before := tunnelMTU(p.cfg.PathMTU(t.id), most), int(t.mtu.Load())
 	if mtu == before && t.routed {
 		return
