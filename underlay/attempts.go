@@ -13,13 +13,10 @@ const attemptsMax = 32
 
 // Attempt is what came of trying to reach a node at an address.
 type Attempt struct {
-	Addr netip.AddrPort
-	// Kind is how packets to Addr get there.
-	Kind PathKind
+	// Way is how its packets travel; its RTT is that of the last answer, 0 if there was none.
+	Way
 	// Result is "answered", "no answer", "lossy" (checks pass, data does not), "refused: " and the system's error, or "waiting".
 	Result string
-	// RTT is that of the last answer, 0 if there was none.
-	RTT time.Duration
 	// When is the time of the last answer, else of the last check.
 	When time.Time
 }
@@ -108,13 +105,13 @@ func (o *owner) tried(n *node) (out []Attempt) {
 		if s.answered > 0 {
 			when = s.answered
 		}
-		out = append(out, Attempt{Addr: addr, Kind: PathDirect, Result: s.result(n.paths.find(addr), now), RTT: s.rtt, When: o.when(when)})
+		out = append(out, Attempt{Way: o.way(addr, s.rtt), Result: s.result(n.paths.find(addr), now), When: o.when(when)})
 	}
 	slices.SortFunc(out, func(a, b Attempt) int {
 		if c := b.When.Compare(a.When); c != 0 {
 			return c
 		}
-		return a.Addr.Compare(b.Addr)
+		return a.Endpoint.Compare(b.Endpoint)
 	})
 	return out
 }

@@ -26,6 +26,9 @@ import (
 type udpBind struct {
 	*conn.StdNetBind
 	v4, v6 atomic.Pointer[udpSender] // nil while closed, or without that family
+	// fragmenting is held while packets are sent without the don't-fragment bit, which is the socket's and not a packet's: those of
+	// others lose it for a moment too. Those that must not wait for it.
+	fragmenting sync.Mutex
 }
 
 var errNotStandard = errors.New("underlay: this version of the WireGuard library keeps its sockets elsewhere")
@@ -45,9 +48,11 @@ func (b *udpBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		return nil, 0, err
 	}
 	if v4 != nil {
+		whole(v4, false)
 		b.v4.Store(newUDPSender(v4, ipv4.NewPacketConn(v4)))
 	}
 	if v6 != nil {
+		whole(v6, true)
 		b.v6.Store(newUDPSender(v6, ipv6.NewPacketConn(v6)))
 	}
 	return fns, actual, nil
@@ -72,18 +77,45 @@ func (b *udpBind) Close() error {
 
 // Send sends packets to one endpoint of the library's, in as few system calls as the system allows. It allocates nothing.
 func (b *udpBind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	s, e, err := b.sender(ep)
+	if err != nil {
+		return err
+	}
+	return s.send(bufs, e)
+}
+
+// sender returns the socket for an endpoint.
+func (b *udpBind) sender(ep conn.Endpoint) (*udpSender, *conn.StdNetEndpoint, error) {
 	e, ok := ep.(*conn.StdNetEndpoint)
 	if !ok {
-		return conn.ErrWrongEndpointType
+		return nil, nil, conn.ErrWrongEndpointType
 	}
 	s := b.v4.Load()
 	if e.Addr().Is6() {
 		s = b.v6.Load()
 	}
 	if s == nil {
-		return syscall.EAFNOSUPPORT
+		return nil, nil, syscall.EAFNOSUPPORT
 	}
-	return s.send(bufs, e)
+	return s, e, nil
+}
+
+// SendWhole sends packets with the don't-fragment bit, whatever SendFragmented is doing.
+func (b *udpBind) SendWhole(bufs [][]byte, ep conn.Endpoint) error {
+	b.fragmenting.Lock()
+	defer b.fragmenting.Unlock()
+	return b.Send(bufs, ep)
+}
+
+// SendFragmented sends packets without the don't-fragment bit.
+func (b *udpBind) SendFragmented(bufs [][]byte, ep conn.Endpoint) error {
+	s, e, err := b.sender(ep)
+	if err != nil {
+		return err
+	}
+	b.fragmenting.Lock()
+	defer b.fragmenting.Unlock()
+	return s.sendFragmented(bufs, e)
 }
 
 const (

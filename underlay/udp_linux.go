@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 
+	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
@@ -15,6 +17,8 @@ import (
 // udpSender sends over one socket.
 type udpSender struct {
 	batch   batchWriter
+	raw     syscall.RawConn // nil if there is none
+	v6      bool
 	segment atomic.Bool // the kernel and the network card take several packets as one (UDP_SEGMENT, udp(7))
 }
 
@@ -23,11 +27,13 @@ type batchWriter interface {
 }
 
 func newUDPSender(c *net.UDPConn, batch batchWriter) *udpSender {
-	s := &udpSender{batch: batch}
+	_, v4 := batch.(*ipv4.PacketConn)
+	s := &udpSender{batch: batch, v6: !v4}
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return s
 	}
+	s.raw = raw
 	_ = raw.Control(func(fd uintptr) {
 		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.segment.Store(err == nil)
@@ -38,7 +44,7 @@ func newUDPSender(c *net.UDPConn, batch batchWriter) *udpSender {
 func (s *udpSender) send(bufs [][]byte, e *conn.StdNetEndpoint) error {
 	for len(bufs) > 0 {
 		n := min(len(bufs), shipmentMax)
-		if err := s.ship(bufs[:n], e); err != nil {
+		if err := s.ship(bufs[:n], e, s.segment.Load()); err != nil {
 			return err
 		}
 		bufs = bufs[n:]
@@ -46,30 +52,86 @@ func (s *udpSender) send(bufs [][]byte, e *conn.StdNetEndpoint) error {
 	return nil
 }
 
-func (s *udpSender) ship(bufs [][]byte, e *conn.StdNetEndpoint) error {
+func (s *udpSender) ship(bufs [][]byte, e *conn.StdNetEndpoint, segment bool) error {
 	parcel := shipments.Get().(*shipment)
 	parcel.destine(e.AddrPort)
-	segment := s.segment.Load()
 	n := parcel.load(bufs, e, segment)
 	err := s.write(parcel.messages[:n])
 	// Some network cards and tunnels cannot checksum segments and say so only now (the kernel's udp_send_skb gives EIO).
 	if segment && errors.Is(err, unix.EIO) {
 		s.segment.Store(false)
 		parcel.release(n)
-		return s.ship(bufs, e)
+		return s.ship(bufs, e, false)
 	}
 	parcel.release(n)
+	// Segments that are too large are refused all together, by old kernels with EINVAL: the smaller ones among them may go.
+	if segment && len(bufs) > 1 && (errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL)) {
+		return s.ship(bufs, e, false)
+	}
 	return err
 }
 
-// write sends all messages, however many the kernel takes at a time.
-func (s *udpSender) write(messages []ipv6.Message) error {
+// write sends all messages, however many the kernel takes at a time. One that is too large is left out, and its error returned at the end.
+func (s *udpSender) write(messages []ipv6.Message) (tooLarge error) {
 	for len(messages) > 0 {
 		n, err := s.batch.WriteBatch(messages, 0)
-		if err != nil {
+		switch {
+		case errors.Is(err, unix.EMSGSIZE):
+			tooLarge = err
+			n = max(n, 0) + 1
+		case err != nil:
 			return err
 		}
-		messages = messages[n:]
+		messages = messages[min(n, len(messages)):]
+	}
+	return tooLarge
+}
+
+// whole has the socket's packets sent with the don't-fragment bit, or refused if they are too large for the interface; what routers said
+// about the path is left to our own search (ip(7), IP_PMTUDISC_PROBE). Kernels without that send as they please.
+func whole(c *net.UDPConn, v6 bool) {
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { setFragments(int(fd), v6, false) })
+	}
+}
+
+// minimumMTU is what every IPv6 path carries, and into what its sender has to cut packets, as no router does that.
+const minimumMTU = 1280
+
+func setFragments(fd int, v6, on bool) {
+	if !v6 {
+		mode := unix.IP_PMTUDISC_PROBE
+		if on {
+			mode = unix.IP_PMTUDISC_DONT
+		}
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, mode)
+		return
+	}
+	mode, dont, size := unix.IPV6_PMTUDISC_PROBE, 1, 0
+	if on {
+		mode, dont, size = unix.IPV6_PMTUDISC_DONT, 0, minimumMTU
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, mode)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, dont)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU, size) // 0: as the path says
+}
+
+// sendFragmented sends packets that may be fragmented. The caller sees to it that no two do so at once.
+func (s *udpSender) sendFragmented(bufs [][]byte, e *conn.StdNetEndpoint) error {
+	if s.raw == nil {
+		return s.send(bufs, e)
+	}
+	set := func(on bool) error { return s.raw.Control(func(fd uintptr) { setFragments(int(fd), s.v6, on) }) }
+	if err := set(true); err != nil {
+		return err
+	}
+	defer set(false)
+	for len(bufs) > 0 {
+		n := min(len(bufs), shipmentMax)
+		if err := s.ship(bufs[:n], e, false); err != nil { // segments cannot be fragmented
+			return err
+		}
+		bufs = bufs[n:]
 	}
 	return nil
 }
