@@ -34,7 +34,9 @@ const (
 	// deafAfter checks in a row without an answer a path is lossy, although packets come from there.
 	deafAfter = 3
 	// calmAfter a fall of the MTU large packets may still be sent: until the routes are set and TCP has heard of it.
-	calmAfter = 2 * time.Second
+	calmAfter = 750 * time.Millisecond
+	// fallForget after a fall of the MTU large packets that are lost may be those that TCP made before it: no reason to leave the path.
+	fallForget = 5 * time.Second
 	// trialMin..Max are the gaps between trials of a lossy path, doubling; trialForget after the last verdict they start again.
 	trialMin    = 10 * time.Second
 	trialMax    = 5 * time.Minute
@@ -111,6 +113,7 @@ type evidence struct {
 	trialGap     instant
 	trying       bool    // copies of packets are going over it
 	judged       instant // last verdict of loss
+	fell         instant // when the MTU fell for loss; 0: never
 	calm         instant // large packets say nothing before: the MTU fell, and who sends them has yet to follow
 }
 
@@ -131,11 +134,15 @@ func (s *pathSet) report(addr netip.AddrPort, sent, got counts, asked, now insta
 	case small == verdictLost:
 		return s.condemn(p, now)
 	case large == verdictNone, now < d.calm:
-	case large == verdictLost && (p.mtu.verified >= since || p.mtu.narrow()):
-		return s.condemn(p, now) // checks of that size pass, or there is no smaller one
+	case large == verdictLost && p.mtu.narrow():
+		return s.condemn(p, now) // not in fragments either
+	case large == verdictLost && p.mtu.verified >= since:
+		if now-d.fell >= fallForget || d.fell == 0 {
+			return s.condemn(p, now) // checks of that size pass
+		}
 	case large == verdictLost:
 		p.mtu.fall()
-		d.calm = now + calmAfter
+		d.fell, d.calm = now, now+calmAfter
 		return []action{{kind: actPublish}}
 	case large == verdictSuspect:
 		p.mtu.doubtful = true
