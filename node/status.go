@@ -126,7 +126,11 @@ func (n *Node) path(id identity.NodeID) localapi.Path {
 	if !ok || p.Kind == underlay.PathNone {
 		return localapi.Path{Kind: localapi.PathNone}
 	}
-	return localapi.Path{Kind: p.Kind.String(), Endpoint: p.Endpoint.String(), RTTMs: millis(p.RTT), MTU: p.MTU}
+	out := localapi.Path{Kind: p.Kind.String(), RTTMs: millis(p.RTT), MTU: p.MTU, Transport: p.Transport, Via: idText(p.Via)}
+	if p.Endpoint.IsValid() {
+		out.Endpoint = p.Endpoint.String()
+	}
+	return out
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

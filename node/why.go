@@ -1,14 +1,19 @@
 package node
 
 import (
+	"cmp"
 	"context"
-	"fmt"
-	"strings"
+	"net/netip"
+	"slices"
 
+	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/nat"
+	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/reach"
 )
 
-// Netcheck tells what this node has learned of the network in front of it.
+// Netcheck asks others anew how they see this node.
 func (n *Node) Netcheck(context.Context) (*localapi.Netcheck, error) {
 	return nil, localapi.Fail(localapi.Failed, "this version cannot check the network", nil, "")
 }
@@ -21,127 +26,94 @@ func (n *Node) Why(_ context.Context, r localapi.WhyRequest) (*localapi.Why, err
 	return nil, localapi.Fail(localapi.Failed, "this version cannot explain paths", nil, "")
 }
 
-// explain fills the words of an explanation from its facts: the sentence and what could be changed. relays are members that would do as a relay.
-func explain(w *localapi.Why, relays []string) {
-	w.Summary = summary(w)
-	w.Change = advice(w, relays)
-}
-
-// summary is one sentence: direct or relayed, and why.
-func summary(w *localapi.Why) string {
-	ours, theirs := w.Self, w.Peer
-	switch {
-	case w.Path.Kind == localapi.PathDirect && w.Path.Transport == localapi.TransportTCP:
-		return fmt.Sprintf("direct to %s over TCP, because UDP %s", w.Path.Endpoint, orWhere(blockedWhere(w), "does not get through"))
-	case w.Path.Kind == localapi.PathDirect && ours.NAT == localapi.NATNone && theirs.NAT == localapi.NATNone:
-		return fmt.Sprintf("direct to %s: neither side is behind a NAT", w.Path.Endpoint)
-	case w.Path.Kind == localapi.PathDirect:
-		return fmt.Sprintf("direct to %s", w.Path.Endpoint)
-	case w.Path.Kind == localapi.PathRelay:
-		return fmt.Sprintf("relayed through %s, because %s", orWhere(w.ViaName, "another member"), obstacle(w))
+// netcheckAnswer puts a report into the shape of the local API. name gives members theirs.
+func netcheckAnswer(r reach.Report, name func(identity.NodeID) string) *localapi.Netcheck {
+	b := r.Behaviour
+	out := &localapi.Netcheck{
+		NAT: r.NAT.String(), Mapping: dependence(b.Mapping), Filtering: dependence(b.Filtering), Mapped: texts(b.Mapped),
+		PortMapping: localapi.PortMapping{Protocol: cmp.Or(r.PortMapping.Protocol, "none")}, UDP: r.UDP, IPv6: r.IPv6,
+		Hairpin: map[nat.Finding]string{nat.Yes: "yes", nat.No: "no"}[b.Hairpin], CarrierNAT: b.CarrierNAT, Reasons: slices.Clone(b.Reasons),
+		Reachable: r.Reachable, OffersRelay: r.OffersRelay, Relays: relays(r.Relays), At: r.At.UTC(),
 	}
-	if len(w.Tried) == 0 {
-		return "no path: nothing was sent to this node lately, so none was looked for"
+	out.Hairpin = cmp.Or(out.Hairpin, "unknown")
+	if r.PortMapping.External.IsValid() {
+		out.PortMapping.External = r.PortMapping.External.String()
 	}
-	return "no path: nothing that was tried was answered, and no relay led to it"
-}
-
-// obstacle is what keeps two nodes from a direct path, as far as theory goes.
-func obstacle(w *localapi.Why) string {
-	ours, theirs := w.Self.NAT, w.Peer.NAT
-	switch {
-	case blockedWhere(w) != "":
-		return "UDP " + blockedWhere(w)
-	case noFamily(w):
-		return "the two have no IP version in common"
-	case ours == localapi.NATHard && theirs == localapi.NATHard:
-		return "both NATs give every destination another port, so neither side can know where to send"
-	case ours == localapi.NATHard:
-		return "the NAT here gives every destination another port, and no hole was found yet"
-	case theirs == localapi.NATHard:
-		return "the NAT there gives every destination another port, and no hole was found yet"
-	}
-	return "no direct attempt has succeeded yet"
-}
-
-// blockedWhere says on which side UDP is blocked; empty: on none.
-func blockedWhere(w *localapi.Why) string {
-	ours, theirs := w.Self.NAT == localapi.NATBlocked, w.Peer.NAT == localapi.NATBlocked
-	switch {
-	case ours && theirs:
-		return "is blocked on both sides"
-	case ours:
-		return "is blocked here"
-	case theirs:
-		return "is blocked there"
-	}
-	return ""
-}
-
-// noFamily tells whether one side has only IPv6 addresses and the other only IPv4 ones.
-func noFamily(w *localapi.Why) bool {
-	families := func(s localapi.Side) (v4, v6 bool) {
-		for _, e := range s.Endpoints {
-			if strings.HasPrefix(e, "[") {
-				v6 = true
-			} else {
-				v4 = true
-			}
-		}
-		return v4, v6
-	}
-	our4, our6 := families(w.Self)
-	their4, their6 := families(w.Peer)
-	return (our4 || our6) && (their4 || their6) && !(our4 && their4) && !(our6 && their6)
-}
-
-func orWhere(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
-
-// advice lists what a person could change, the likeliest to help first. A direct path over UDP needs none.
-func advice(w *localapi.Why, relays []string) []string {
-	if w.Path.Kind == localapi.PathDirect && w.Path.Transport != localapi.TransportTCP {
-		return nil
-	}
-	var out []string
-	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	sides := []struct {
-		localapi.Side
-		where string
-	}{{w.Self, "here"}, {w.Peer, "at " + w.Name}}
-	for _, s := range sides {
-		if s.NAT == localapi.NATBlocked {
-			add("%s: let outgoing UDP through the firewall", s.where)
+	for _, e := range r.Endpoints {
+		if e.Kind == peer.Local {
+			out.Local = append(out.Local, e.Addr.String())
 		}
 	}
-	translated := func(s localapi.Side) bool { return s.NAT == localapi.NATEasy || s.NAT == localapi.NATHard }
-	for _, s := range sides {
-		if translated(s.Side) && (s.PortMapping == "none" || s.PortMapping == "") {
-			add("%s: enable UPnP, NAT-PMP or PCP on the router, or forward the UDP port by hand and name it with --advertise ADDR:PORT", s.where)
+	for _, a := range r.Answers {
+		asked := localapi.Asked{Server: a.Server.String(), RTTMs: millis(a.RTT)}
+		if !a.Member.IsZero() {
+			asked.Name = name(a.Member)
 		}
+		if a.Mapped.IsValid() {
+			asked.Mapped = a.Mapped.String()
+		}
+		out.Asked = append(out.Asked, asked)
 	}
-	switch {
-	case w.Self.IPv6 && w.Peer.IPv6:
-	case w.Self.IPv6:
-		add("at %s: use IPv6, which needs no NAT", w.Name)
-	case w.Peer.IPv6:
-		add("here: use IPv6, which needs no NAT; %s has it", w.Name)
-	default:
-		if translated(w.Self) && translated(w.Peer) {
-			add("on both sides: use IPv6, which needs no NAT")
-		}
+	return out
+}
+
+// whyAnswer puts an explanation into the shape of the local API.
+func whyAnswer(x reach.Explanation, path localapi.Path, name func(identity.NodeID) string) *localapi.Why {
+	out := &localapi.Why{
+		ID: x.ID.String(), Name: x.Theirs.Name, Path: path, Summary: x.Summary, Self: side(x.Ours), Peer: side(x.Theirs),
+		Relays: relays(x.Relays), Change: slices.Clone(x.Advice),
 	}
-	if w.Path.Kind != localapi.PathDirect {
-		switch len(relays) {
-		case 0:
-			add("run a member on a machine that everybody can reach, as a relay near both")
-		default:
-			add("a relay nearer to both shortens the way; these could be one: %s", strings.Join(relays, ", "))
+	if !x.Path.Via.IsZero() {
+		out.ViaName = name(x.Path.Via)
+	}
+	for _, t := range x.Tried {
+		a := localapi.Attempt{At: t.At.UTC(), What: localapi.TriedAddress, How: t.Addr.String(), Began: true, Result: t.Result, TookMs: millis(t.RTT)}
+		switch {
+		case !t.Via.IsZero():
+			a.What, a.How = localapi.TriedRelay, name(t.Via)
+		case t.Pipe:
+			a.What = localapi.TriedTCP
 		}
+		out.Tried = append(out.Tried, a)
+	}
+	for _, p := range x.Punches {
+		out.Tried = append(out.Tried, localapi.Attempt{
+			At: p.At.UTC(), What: localapi.TriedPunch, How: p.Strategy, Began: p.Began, Result: p.Result, TookMs: millis(p.Took),
+		})
+	}
+	slices.SortStableFunc(out.Tried, func(a, b localapi.Attempt) int { return a.At.Compare(b.At) })
+	return out
+}
+
+func side(s reach.Side) localapi.Side {
+	return localapi.Side{
+		NAT: s.NAT.String(), Mapping: dependence(s.Mapping), Mapped: texts(s.Mapped), IPv4: s.IPv4, IPv6: s.IPv6, PortMapped: s.PortMapped,
+	}
+}
+
+func relays(considered []reach.RelayConsidered) localapi.List[localapi.Relay] {
+	var out localapi.List[localapi.Relay]
+	for _, r := range considered {
+		out = append(out, localapi.Relay{
+			RoundTrip: localapi.RoundTrip{ID: r.ID.String(), Name: r.Name, RTTMs: millis(r.RTT)},
+			Load:      int(r.Load), AtHand: r.Ours, Theirs: r.Theirs, InUse: r.InUse, Result: r.Result,
+		})
+	}
+	return out
+}
+
+// dependence is empty where nothing is known: a script must not take "unknown" for a behaviour.
+func dependence(d nat.Dependence) string {
+	if d == nat.DependenceUnknown {
+		return ""
+	}
+	return d.String()
+}
+
+func texts(addrs []netip.AddrPort) localapi.List[string] {
+	var out localapi.List[string]
+	for _, a := range addrs {
+		out = append(out, a.String())
 	}
 	return out
 }

@@ -1,54 +1,64 @@
 package node
 
 import (
+	"encoding/json"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/nat"
+	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/reach"
 )
 
-func TestAnExplanationNamesTheObstacleAndWhatWouldHelp(t *testing.T) {
-	v4, v6 := localapi.List[string]{"192.168.1.2:51820"}, localapi.List[string]{"[2001:db8::1]:51820"}
-	side := func(nat string) localapi.Side { return localapi.Side{NAT: nat, Endpoints: v4} }
-	mapped := side(localapi.NATEasy)
-	mapped.PortMapping = "upnp"
-	six := localapi.Side{NAT: localapi.NATNone, Endpoints: v6, IPv6: true}
-	relay := localapi.Path{Kind: localapi.PathRelay, Via: "n-x"}
-	direct := localapi.Path{Kind: localapi.PathDirect, Endpoint: "192.0.2.9:51820", Transport: localapi.TransportUDP}
-	tcp := direct
-	tcp.Transport = localapi.TransportTCP
-	for _, c := range []struct {
-		name    string
-		path    localapi.Path
-		ours    localapi.Side
-		theirs  localapi.Side
-		summary string
-		change  []string // a word of each
-	}{
-		{"public", direct, side("none"), side("none"), "neither side is behind a NAT", nil},
-		{"punched", direct, side("easy"), side("hard"), "direct to 192.0.2.9:51820", nil},
-		{"both hard", relay, side("hard"), side("hard"), "both NATs give every destination another port",
-			[]string{"here: enable UPnP", "at nas: enable UPnP", "on both sides: use IPv6", "these could be one: hub"}},
-		{"hard and mapped", relay, side("hard"), mapped, "the NAT here gives", []string{"here: enable UPnP", "use IPv6", "hub"}},
-		{"blocked there", relay, side("none"), side("blocked"), "UDP is blocked there", []string{"at nas: let outgoing UDP", "hub"}},
-		{"blocked here, TCP", tcp, side("blocked"), side("none"), "over TCP, because UDP is blocked here", []string{"here: let outgoing UDP"}},
-		{"no family", relay, side("easy"), six, "no IP version in common", []string{"enable UPnP", "here: use IPv6", "hub"}},
-		{"unused", localapi.Path{Kind: localapi.PathNone}, side("none"), side("none"), "nothing was sent to this node lately", []string{"hub"}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			w := &localapi.Why{Name: "nas", Path: c.path, ViaName: "hub", Self: c.ours, Peer: c.theirs}
-			explain(w, []string{"hub"})
-			if !strings.Contains(w.Summary, c.summary) {
-				t.Errorf("summary %q, want %q", w.Summary, c.summary)
-			}
-			if len(w.Change) != len(c.change) {
-				t.Fatalf("change %q, want %q", w.Change, c.change)
-			}
-			for i, word := range c.change {
-				if !strings.Contains(w.Change[i], word) {
-					t.Errorf("change %d is %q, want %q", i, w.Change[i], word)
-				}
-			}
-		})
+func nameOfTest(identity.NodeID) string { return "hub" }
+
+func wants(t *testing.T, answer any, parts ...string) {
+	t.Helper()
+	b, err := json.Marshal(answer)
+	if err != nil {
+		t.Fatal(err)
 	}
+	for _, part := range parts {
+		if !strings.Contains(string(b), part) {
+			t.Errorf("%s lacks %s", b, part)
+		}
+	}
+}
+
+func TestANetcheckSaysWhatWasLearnedAndNothingElse(t *testing.T) {
+	at := netip.MustParseAddrPort("198.51.100.21:51820")
+	report := reach.Report{
+		NAT: peer.NATEasy, UDP: true, PortMapping: reach.Mapping{Protocol: "upnp", External: at},
+		Behaviour: nat.Behaviour{Mapping: nat.EndpointIndependent, Mapped: []netip.AddrPort{at}, Hairpin: nat.No},
+		Answers:   []reach.Answer{{Server: at, Member: identity.NodeID{1}, Mapped: at, RTT: 2 * time.Millisecond}, {Server: at}},
+		Relays:    []reach.RelayConsidered{{Name: "hub", RTT: time.Millisecond, Ours: true}},
+	}
+	wants(t, netcheckAnswer(report, nameOfTest), `{"nat":"easy","mapping":"endpoint-independent","mapped":["198.51.100.21:51820"],`+
+		`"port_mapping":{"protocol":"upnp","external":"198.51.100.21:51820"},"udp":true,"ipv6":false,"relays":[{"id":"n-`,
+		`"name":"hub","rtt_ms":1,`, `"filtering":"","hairpin":"no"`,
+		`{"server":"198.51.100.21:51820","name":"hub","mapped":"198.51.100.21:51820","rtt_ms":2},{"server":"198.51.100.21:51820","name":"","mapped":""`)
+	wants(t, netcheckAnswer(reach.Report{}, nameOfTest), `{"nat":"unknown","mapping":"","mapped":[],"port_mapping":{"protocol":"none","external":""}`,
+		`"relays":[]`, `"hairpin":"unknown"`)
+}
+
+func TestAnExplanationListsWhatWasTriedInOrder(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	to := netip.MustParseAddrPort("192.0.2.9:51820")
+	w := whyAnswer(reach.Explanation{
+		Path: reach.Path{Kind: reach.Relayed, Via: identity.NodeID{1}}, Ours: reach.Side{NAT: peer.NATHard}, Theirs: reach.Side{Name: "nas", NAT: peer.NATHard, IPv4: true},
+		Punches: []reach.Punch{{At: now.Add(time.Second), Took: time.Second, Strategy: "simultaneous", Result: "no answer"}},
+		Tried:   []reach.Tried{{At: now, Addr: to, Pipe: true, Result: "silent"}, {At: now.Add(2 * time.Second), Addr: to, Via: identity.NodeID{1}, Result: "answered"}},
+	}, localapi.Path{Kind: localapi.PathRelay}, nameOfTest)
+	var order []string
+	for _, a := range w.Tried {
+		order = append(order, a.What+" "+a.How)
+	}
+	if got, want := strings.Join(order, ", "), "tcp 192.0.2.9:51820, punch simultaneous, relay hub"; got != want {
+		t.Errorf("tried %s, want %s", got, want)
+	}
+	wants(t, w, `"name":"nas"`, `"via_name":"hub"`, `"peer":{"nat":"hard","mapping":"","mapped":[],"ipv4":true`, `"change":[]`)
 }

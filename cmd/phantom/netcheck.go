@@ -51,19 +51,24 @@ func (a *app) printNetcheck(n *api.Netcheck) {
 	}
 	line("nat", orElse(natMeaning[n.NAT], n.NAT))
 	line("mapping", n.Mapping)
+	line("filtering", n.Filtering)
 	line("seen as", strings.Join(n.Mapped, "  "))
 	line("own addresses", strings.Join(n.Local, "  "))
 	line("port mapping", portMapping(n.PortMapping))
 	line("udp", yesNo(n.UDP))
 	line("ipv6", yesNo(n.IPv6))
 	line("hairpinning", n.Hairpin)
+	line("carrier's nat", yesNo(n.CarrierNAT))
 	line("reachable", map[bool]string{true: "yes: others can begin", false: "no: this node has to begin, or both at once"}[n.Reachable])
 	line("relays others", yesNo(n.OffersRelay))
+	for _, r := range n.Reasons {
+		fmt.Fprintf(a.stdout, "# %s\n", printable(r))
+	}
 	if len(n.Asked) > 0 {
 		fmt.Fprintln(a.stdout)
-		t := a.newTable("ASKED", "ADDRESS", "SEES US AS")
+		t := a.newTable("ASKED", "ADDRESS", "SEES US AS", "RTT")
 		for _, s := range n.Asked {
-			t.add(orElse(s.Name, "STUN server"), s.Server, orElse(s.Mapped, "no answer"))
+			t.add(orElse(s.Name, "STUN server"), s.Server, orElse(s.Mapped, "no answer"), millis(s.RTTMs))
 		}
 		t.print(a.stdout)
 	}

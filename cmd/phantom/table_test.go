@@ -67,18 +67,18 @@ func exampleStatus() *api.Status {
 func exampleNetcheck() *api.Netcheck {
 	return &api.Netcheck{NAT: localapi.NATEasy, Mapping: localapi.MappingIndependent, Mapped: []string{"198.51.100.21:51820"},
 		PortMapping: localapi.PortMapping{Protocol: "upnp", External: "198.51.100.21:51820"}, UDP: true, Local: []string{"192.168.1.2:51820"},
-		Hairpin: "no", Reachable: true, OffersRelay: true, At: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+		Filtering: localapi.MappingPort, Hairpin: "no", CarrierNAT: true, Reasons: []string{"two servers see the same address"}, Reachable: true, OffersRelay: true, At: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
 		Relays:       []localapi.Relay{{RoundTrip: localapi.RoundTrip{ID: id("b"), Name: "nas", RTTMs: 12.3}, AtHand: true, Load: 4}},
-		Asked:        []localapi.Asked{{Server: "192.0.2.9:51820", Name: "nas", Mapped: "198.51.100.21:51820"}, {Server: "192.0.2.53:3478"}},
+		Asked:        []localapi.Asked{{Server: "192.0.2.9:51820", Name: "nas", Mapped: "198.51.100.21:51820", RTTMs: 12.3}, {Server: "192.0.2.53:3478"}},
 		Coordinators: []localapi.RoundTrip{{ID: id("b"), Name: "nas", RTTMs: 12.3}}}
 }
 
 func exampleWhy() *api.Why {
 	return &api.Why{ID: id("c"), Name: "pi", Path: api.Path{Kind: localapi.PathRelay, Via: id("b"), RTTMs: 41.5, MTU: 1380}, ViaName: "nas",
 		Summary: "relayed through nas, because both NATs give every destination another port, so neither side can know where to send",
-		Self: localapi.Side{NAT: localapi.NATHard, Mapping: localapi.MappingPort, Endpoints: []string{"192.168.1.2:51820"}, PortMapping: "none",
-			Relays: []localapi.RoundTrip{{ID: id("b"), Name: "nas", RTTMs: 12.3}}},
-		Peer: localapi.Side{NAT: localapi.NATHard, Endpoints: []string{"10.0.0.7:51820", "203.0.113.4:41234"}, Relays: []localapi.RoundTrip{{ID: id("b"), Name: "nas"}}},
+		Self:    localapi.Side{NAT: localapi.NATHard, Mapping: localapi.MappingPort, IPv4: true, Mapped: []string{"198.51.100.21:40001", "198.51.100.21:40002"}},
+		Peer:    localapi.Side{NAT: localapi.NATHard, IPv4: true},
+		Relays:  []localapi.Relay{{RoundTrip: localapi.RoundTrip{ID: id("b"), Name: "nas", RTTMs: 12.3}, AtHand: true, Theirs: true, InUse: true, Load: 4, Result: "works"}},
 		Tried: []localapi.Attempt{
 			{At: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), What: localapi.TriedRelay, How: "nas", Began: true, Result: "works", TookMs: 24},
 			{At: time.Date(2030, 1, 2, 3, 4, 6, 0, time.UTC), What: localapi.TriedPunch, How: "simultaneous", Result: "no answer", TookMs: 5000}},

@@ -48,17 +48,12 @@ func (a *app) printWhy(w *api.Why) {
 	row := func(name string, of func(localapi.Side) string) { t.add(name, of(w.Self), of(w.Peer)) }
 	row("nat", func(s localapi.Side) string { return s.NAT })
 	row("mapping", func(s localapi.Side) string { return s.Mapping })
-	row("port mapping", func(s localapi.Side) string { return s.PortMapping })
+	row("seen as", func(s localapi.Side) string { return strings.Join(s.Mapped, " ") })
+	row("mapped port", func(s localapi.Side) string { return yesNo(s.PortMapped) })
+	row("ipv4", func(s localapi.Side) string { return yesNo(s.IPv4) })
 	row("ipv6", func(s localapi.Side) string { return yesNo(s.IPv6) })
-	row("addresses", func(s localapi.Side) string { return strings.Join(s.Endpoints, " ") })
-	row("relays", func(s localapi.Side) string {
-		var names []string
-		for _, r := range s.Relays {
-			names = append(names, orElse(r.Name, shortID(r.ID)))
-		}
-		return strings.Join(names, " ")
-	})
 	t.print(a.stdout)
+	a.printRelays(w.Relays)
 	a.printTried(w.Tried)
 	if len(w.Change) > 0 {
 		fmt.Fprintf(a.stdout, "\nwhat you could change:\n")
@@ -66,6 +61,19 @@ func (a *app) printWhy(w *api.Why) {
 			fmt.Fprintf(a.stdout, "  - %s\n", printable(c))
 		}
 	}
+}
+
+func (a *app) printRelays(relays []localapi.Relay) {
+	if len(relays) == 0 {
+		return
+	}
+	fmt.Fprintln(a.stdout)
+	t := a.newTable("RELAY", "AT HAND FOR", "IN USE", "RTT", "LOAD", "RESULT")
+	for _, r := range relays {
+		whose := map[[2]bool]string{{true, true}: "both", {true, false}: "us", {false, true}: "them"}[[2]bool{r.AtHand, r.Theirs}]
+		t.add(r.Name, whose, yesNo(r.InUse), millis(r.RTTMs), fmt.Sprintf("%d%%", r.Load), r.Result)
+	}
+	t.print(a.stdout)
 }
 
 func (a *app) printTried(tried []localapi.Attempt) {

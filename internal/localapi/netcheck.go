@@ -35,7 +35,10 @@ type Netcheck struct {
 	Relays      List[Relay]  `json:"relays"`
 
 	Local        List[string]    `json:"local"`        // addresses of this host's interfaces that are offered
+	Filtering    string          `json:"filtering"`    // what may come in, in the terms of mapping; empty: not known
 	Hairpin      string          `json:"hairpin"`      // yes, no, unknown: the NAT turns packets to its own mappings around (RFC 4787 §6)
+	CarrierNAT   bool            `json:"carrier_nat"`  // a second NAT, the provider's, stands behind the router's
+	Reasons      List[string]    `json:"reasons"`      // what this is concluded from
 	Reachable    bool            `json:"reachable"`    // others can begin: an address that is open to all is known to work
 	OffersRelay  bool            `json:"offers_relay"` // this node forwards for others
 	Asked        List[Asked]     `json:"asked"`        // who was asked for our address, and what they said
@@ -53,8 +56,11 @@ type PortMapping struct {
 // Relay is a member that forwards for others.
 type Relay struct {
 	RoundTrip
-	AtHand bool `json:"at_hand"` // this node is registered there
-	Load   int  `json:"load"`    // percent of what it offers to carry
+	Load   int    `json:"load"`    // percent of what it offers to carry
+	AtHand bool   `json:"at_hand"` // this node is registered there
+	Theirs bool   `json:"theirs"`  // the other node is
+	InUse  bool   `json:"in_use"`  // packets to the other node go this way
+	Result string `json:"result"`  // of the last attempt; empty: not tried
 }
 
 // RoundTrip is a member and the time to it and back.
@@ -66,9 +72,10 @@ type RoundTrip struct {
 
 // Asked is one server's answer to the question for our address.
 type Asked struct {
-	Server string `json:"server"` // host:port
-	Name   string `json:"name"`   // of the member it is; empty: a STUN server
-	Mapped string `json:"mapped"` // empty: no answer
+	Server string  `json:"server"` // host:port
+	Name   string  `json:"name"`   // of the member it is; empty: a STUN server
+	Mapped string  `json:"mapped"` // empty: no answer
+	RTTMs  float64 `json:"rtt_ms"`
 }
 
 // WhyRequest names the node.
@@ -85,18 +92,19 @@ type Why struct {
 	Summary string        `json:"summary"`  // one sentence: direct or relayed, and why
 	Self    Side          `json:"self"`
 	Peer    Side          `json:"peer"`
+	Relays  List[Relay]   `json:"relays"` // that lead there, or might
 	Tried   List[Attempt] `json:"tried"`  // the latest last
 	Change  List[string]  `json:"change"` // what would make it better, the likeliest first; empty: nothing
 }
 
 // Side is one end of a path, as it says of itself.
 type Side struct {
-	NAT         string          `json:"nat"`
-	Mapping     string          `json:"mapping"`
-	Endpoints   List[string]    `json:"endpoints"`    // where it can be tried, host:port
-	PortMapping string          `json:"port_mapping"` // protocol; none, or empty if not known
-	IPv6        bool            `json:"ipv6"`
-	Relays      List[RoundTrip] `json:"relays"` // at hand for it
+	NAT        string       `json:"nat"`
+	Mapping    string       `json:"mapping"` // empty: not known
+	Mapped     List[string] `json:"mapped"`  // addresses under which others see it
+	IPv4       bool         `json:"ipv4"`    // has a public address, or could have by way of a NAT
+	IPv6       bool         `json:"ipv6"`
+	PortMapped bool         `json:"port_mapped"` // a router gave it a port, or somebody forwarded one
 }
 
 // What an Attempt tried.
