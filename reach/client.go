@@ -95,10 +95,21 @@ func (r *Reach) direct(ctx context.Context, id identity.NodeID) error {
 	if err := r.net.Connect(ctx, id); err != nil {
 		return err
 	}
-	if !r.isDirect(id) {
-		return fmt.Errorf("%w to %s", errIndirect, id.Short())
+	if r.isDirect(id) {
+		return nil
 	}
-	return nil
+	// The path in use leads through somebody. Perhaps nobody has looked since its record came.
+	if e, ok := r.table.Get(id); ok && e.HasRecord {
+		var addrs []netip.AddrPort
+		for _, p := range e.Record.Endpoints {
+			addrs = append(addrs, p.Addr)
+		}
+		r.try(id, addrs...)
+		if r.pathWithin(ctx, targetTimeout, func() bool { return r.isDirect(id) }) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w to %s", errIndirect, id.Short())
 }
 
 func (r *Reach) searchAlone(id identity.NodeID, n int) {
@@ -133,6 +144,30 @@ type channel struct {
 // channelsMax bounds the channels we hold open at relays: four for each of 64 peers that nothing else reaches.
 const channelsMax = 256
 
+// staleAfter is how long a channel that was there already gets to lead to its member in a new search.
+const staleAfter = 2 * time.Second
+
+// pathWithin waits for a path, of the kind that found looks for.
+func (r *Reach) pathWithin(ctx context.Context, limit time.Duration, found func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	changed, stop := r.net.Watch()
+	defer stop()
+	for !found() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+		}
+	}
+	return true
+}
+
+func (r *Reach) hasPath(id identity.NodeID) bool {
+	p, ok := r.net.Path(id)
+	return ok && p.Kind != NoPath
+}
+
 // openChannel has a channel to the peer through the relay, the one that is open or a new one, and tries it.
 func (r *Reach) openChannel(ctx context.Context, k channelKey) error {
 	r.mu.Lock()
@@ -144,7 +179,13 @@ func (r *Reach) openChannel(ctx context.Context, k channelKey) error {
 	case c != nil:
 		r.mu.Unlock()
 		r.try(k.peer, c.link)
-		return nil
+		if r.pathWithin(ctx, staleAfter, func() bool { return r.hasPath(k.peer) }) {
+			return nil
+		}
+		c.lease.end() // the relay may have forgotten the channel, or the member
+		<-c.lease.ended
+		r.forgetChannel(k, c)
+		return r.openChannel(ctx, k)
 	case len(r.channels) >= channelsMax:
 		r.mu.Unlock()
 		return fmt.Errorf("reach: %d channels are open", channelsMax)
@@ -175,7 +216,7 @@ func (r *Reach) beginChannel(ctx context.Context, k channelKey) (*channel, error
 	if err != nil {
 		return nil, err
 	}
-	link, err := r.net.OpenChannel(k.relay, l.channel)
+	link, err := r.openLink(k.relay, l.channel)
 	if err != nil {
 		l.end()
 		return nil, err
@@ -183,6 +224,7 @@ func (r *Reach) beginChannel(ctx context.Context, k channelKey) (*channel, error
 	c := &channel{lease: l, link: link}
 	if !r.spawn(func() { r.closeAfter(k, c) }) {
 		l.end()
+		r.closeLink(link)
 		return nil, errClosed
 	}
 	return c, nil
@@ -191,11 +233,35 @@ func (r *Reach) beginChannel(ctx context.Context, k channelKey) (*channel, error
 // closeAfter takes the channel out of use when its lease is over.
 func (r *Reach) closeAfter(k channelKey, c *channel) {
 	<-c.lease.ended
-	r.net.CloseChannel(c.link)
+	r.closeLink(c.link)
+	r.forgetChannel(k, c)
+}
+
+func (r *Reach) forgetChannel(k channelKey, c *channel) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.channels[k] == c {
 		delete(r.channels, k)
+	}
+}
+
+// openLink opens our end of a channel, or counts one more user: the two ends of a channel may both have asked for it.
+func (r *Reach) openLink(relay identity.NodeID, number uint32) (netip.AddrPort, error) {
+	r.pairing.Lock()
+	defer r.pairing.Unlock()
+	link, err := r.net.OpenChannel(relay, number)
+	if err == nil {
+		r.links[link]++
+	}
+	return link, err
+}
+
+func (r *Reach) closeLink(link netip.AddrPort) {
+	r.pairing.Lock()
+	defer r.pairing.Unlock()
+	if r.links[link]--; r.links[link] == 0 {
+		delete(r.links, link)
+		r.net.CloseChannel(link)
 	}
 }
 

@@ -59,6 +59,12 @@ type Reach struct {
 	assists                           chan identity.NodeID
 	randMu                            sync.Mutex
 
+	// pairing guards pairs and links, and is held over the underlay's opening and closing of what they count, which waits for nothing: the last
+	// to go must not close what the next has just opened. It is taken before mu.
+	pairing sync.Mutex
+	pairs   map[[2]identity.NodeID]int // grants to two members, as a relay
+	links   map[netip.AddrPort]int     // users of a channel's end
+
 	mu     sync.Mutex // guards what follows; never held while calling out
 	closed bool
 	// What was learned of our own situation.
@@ -108,6 +114,7 @@ func New(cfg Config) (*Reach, error) {
 		wakeAttend: make(chan struct{}, 1), wakeLearn: make(chan struct{}, 1), wakeUpkeep: make(chan struct{}, 1),
 		assists: make(chan identity.NodeID, assistsQueue),
 		hand:    map[identity.NodeID]*handhold{}, relays: map[identity.NodeID]relayNote{}, channels: map[channelKey]*channel{},
+		pairs: map[[2]identity.NodeID]int{}, links: map[netip.AddrPort]int{},
 		offers: map[identity.NodeID]int{}, kept: map[identity.NodeID]int{}, alone: map[identity.NodeID]int{},
 		assisted: map[identity.NodeID]bool{}, peers: map[identity.NodeID]*history{},
 	}

@@ -239,7 +239,7 @@ func TestARelayTakesNoMoreThanItCan(t *testing.T) {
 				t.Errorf("channel %d of the other: %s, want %s", i, a.Code, want)
 			}
 		}
-		if relay.pairs != 3 || relay.reach.load() != 100 {
+		if relay.pairs != 1 || relay.reach.load() != 100 {
 			t.Errorf("%d pairs, load %d %%", relay.pairs, relay.reach.load())
 		}
 		for _, s := range streams {
@@ -248,6 +248,52 @@ func TestARelayTakesNoMoreThanItCan(t *testing.T) {
 		synctest.Wait()
 		if relay.pairs != 0 || relay.reach.load() != 0 || relay.kept[members[0].id] {
 			t.Errorf("after the streams: %d pairs, load %d %%", relay.pairs, relay.reach.load())
+		}
+	})
+}
+
+func TestAChannelThatBothOpenedOutlivesOneOfThem(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		rs := w.relays(1)
+		a, b := w.add("a", false), w.add("b", false)
+		a.start()
+		b.start()
+		time.Sleep(5 * time.Second)
+		k, back := channelKey{rs[0].id, b.id}, channelKey{rs[0].id, a.id}
+		if err := errors.Join(a.reach.openChannel(t.Context(), k), b.reach.openChannel(t.Context(), back)); err != nil {
+			t.Fatal(err)
+		}
+		b.reach.mu.Lock()
+		l := b.reach.channels[back].lease
+		b.reach.mu.Unlock()
+		l.end()
+		synctest.Wait()
+		if rs[0].pairs != 1 || len(a.links) != 1 {
+			t.Errorf("%d pairs at the relay, %d ends at the other", rs[0].pairs, len(a.links))
+		}
+		a.reach.Close()
+		synctest.Wait()
+		if rs[0].pairs != 0 {
+			t.Errorf("%d pairs are left", rs[0].pairs)
+		}
+	})
+}
+
+func TestAChannelThatTheRelayForgotIsOpenedAnew(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		rs := w.relays(1)
+		a, b := relayed(w)
+		if err := a.Connect(t.Context(), b.id); err != nil {
+			t.Fatal(err)
+		}
+		w.mu.Lock()
+		clear(w.ends) // the relay's underlay made room
+		rs[0].pairs = 0
+		w.mu.Unlock()
+		a.drop(b.id)
+		b.drop(a.id)
+		if err := a.Connect(t.Context(), b.id); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -87,19 +87,48 @@ func (r *Reach) grantChannel(ctx context.Context, from, to identity.NodeID) (uin
 	if !r.isMember(to) || r.direct(find, to) != nil {
 		return 0, nil, RefusedUnreachable
 	}
-	g, err := r.net.RelayPair(from, to)
+	g, err := r.pairUp(from, to)
 	if err != nil {
 		return 0, nil, RefusedFull
 	}
 	withdraw := func() {}
 	if !r.grants.isRegistered(to) {
 		if withdraw, err = r.offer(ctx, to, relayRequest{Op: opOffer, Node: from, Channel: g.ForB}); err != nil {
-			r.net.RelayEnd(g)
+			r.partUp(from, to, g)
 			return 0, nil, RefusedUnreachable
 		}
 	}
 	ok = true
-	return g.ForA, func() { r.net.RelayEnd(g); withdraw(); r.grants.close(from) }, 0
+	return g.ForA, func() { r.partUp(from, to, g); withdraw(); r.grants.close(from) }, 0
+}
+
+// pairUp joins two members, or counts one more grant for two that are joined: each may have asked for the other.
+func (r *Reach) pairUp(from, to identity.NodeID) (Grant, error) {
+	r.pairing.Lock()
+	defer r.pairing.Unlock()
+	g, err := r.net.RelayPair(from, to)
+	if err == nil {
+		r.pairs[pairOf(from, to)]++
+	}
+	return g, err
+}
+
+// partUp gives one grant back; the last parts the two.
+func (r *Reach) partUp(from, to identity.NodeID, g Grant) {
+	r.pairing.Lock()
+	defer r.pairing.Unlock()
+	k := pairOf(from, to)
+	if r.pairs[k]--; r.pairs[k] == 0 {
+		delete(r.pairs, k)
+		r.net.RelayEnd(g)
+	}
+}
+
+func pairOf(a, b identity.NodeID) [2]identity.NodeID {
+	if a.Compare(b) > 0 {
+		a, b = b, a
+	}
+	return [2]identity.NodeID{a, b}
 }
 
 // offer asks a member that is not registered here to take a channel's frames.
@@ -139,13 +168,13 @@ func (r *Reach) takeOffer(relay identity.NodeID, q relayRequest) (release func()
 			delete(r.offers, relay)
 		}
 	}
-	link, err := r.net.OpenChannel(relay, q.Channel)
+	link, err := r.openLink(relay, q.Channel)
 	if err != nil {
 		free()
 		return nil, RefusedFull
 	}
 	r.try(q.Node, link)
-	return func() { r.net.CloseChannel(link); free() }, 0
+	return func() { r.closeLink(link); free() }, 0
 }
 
 // hold keeps a grant until the stream ends at either side, telling the other of our load meanwhile.

@@ -412,6 +412,11 @@ func (f *fakeNode) RelayPair(a, b identity.NodeID) (Grant, error) {
 	w := f.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for ea, eb := range w.ends { // a pair keeps its numbers
+		if ea.relay == f.id && ea.node == a && eb.node == b {
+			return Grant{ForA: ea.number, ForB: eb.number}, nil
+		}
+	}
 	g := Grant{ForA: w.next + 1, ForB: w.next + 2}
 	w.next += 2
 	ea, eb := end{f.id, a, g.ForA}, end{f.id, b, g.ForB}
