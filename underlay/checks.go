@@ -140,7 +140,7 @@ func (s *Socket) request(tx transaction, encode func(nat.TransactionID) []byte) 
 	}
 	tx.sent = s.now()
 	if src := s.sources.get(tx.addr); src != nil && src.node == tx.node {
-		tx.counts = src.sentCounts()
+		tx.counts = src.sent.load()
 	}
 	if !s.transactions.add(id, tx) {
 		return errTooManyChecks

@@ -10,6 +10,8 @@ import (
 // neither the clock nor the socket; `instant` is the time since the socket was opened. The owner goroutine feeds it what happened
 // (answered, lastHeard, sent…) and carries out the actions it returns.
 //
+// What tells that a path loses data is in report.go, the search for its MTU in mtu.go, kept paths and hysteresis in keep.go.
+//
 // Bytes: a probe is an opening request and its answer, with IPv6 and UDP headers 264+48 + 124+48 = 484 bytes.
 //   - Busy both ways: what arrives is proof enough; only the measurement every 10 s: 48 B/s a path.
 //   - Busy, but silent from there for 400 ms: one probe at once, then with doubling gaps.

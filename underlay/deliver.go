@@ -66,7 +66,7 @@ func (s *Socket) deliver(e *linkEndpoint, b []byte) {
 	switch {
 	case c == classWireGuard:
 		if s.acceptWireGuard(src, b, now) {
-			src.countGot(countsOf(b))
+			src.got.add(countsOf(b))
 			s.deliverWireGuard(&src.node.endpoint, b)
 		}
 	case c == classRelay && e.link.Kind() == LinkChannel:

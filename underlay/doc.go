@@ -11,7 +11,7 @@
 //  4. Everything else is taken out of the batch: QUIC of validated sources to [Socket.PacketConn], gossip to [Socket.Gossip], answers
 //     to path checks are verified at once, requests are queued for the owner.
 //  5. The owner goroutine answers requests, runs searches for paths (connect.go, [nat.CheckPlan]) and the upkeep of paths
-//     (choose.go, a pure core), and publishes the active path of every node behind an atomic pointer.
+//     (a pure core: choose.go, report.go for what arrives of our data, mtu.go, keep.go), and publishes the active path of every node behind an atomic pointer.
 //
 // What is sent: the device and the control plane hand packets to a node; it forwards them to the real Bind with the endpoint of the
 // active path, which remembers the local address that the last check arrived on.

@@ -141,7 +141,7 @@ func (o *owner) gather(n *node) {
 	for i := range p.paths {
 		if src := o.sources.get(p.paths[i].addr); src != nil && src.node == n {
 			p.paths[i].heard = max(p.paths[i].heard, instant(src.received.Load()))
-			p.paths[i].evidence.now = src.sentCounts()
+			p.paths[i].evidence.now = src.sent.load()
 		}
 	}
 }

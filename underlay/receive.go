@@ -69,7 +69,7 @@ func (r *reader) filter(bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) 
 // settle enters the packets counted so far with their source.
 func (r *reader) settle() {
 	if r.came.packets > 0 {
-		r.counted.countGot(r.came)
+		r.counted.got.add(r.came)
 		r.came = counts{}
 	}
 }
@@ -188,8 +188,8 @@ func reportOf(src *source) *nat.Report {
 	if src == nil {
 		return nil
 	}
-	large := src.gotLarge.Load()
-	return &nat.Report{Packets: src.got.Load(), Large: large}
+	c := src.got.load()
+	return &nat.Report{Packets: c.packets, Large: c.large}
 }
 
 // dispatchKeepalive takes a packet that keeps a mapping alive, and answers a ping: with as much as came, to validated sources only. Who

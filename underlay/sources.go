@@ -15,8 +15,7 @@ type source struct {
 	received atomic.Int64
 	// WireGuard packets, all and the large ones, since the source was entered: those that came from here, for the reports in our
 	// answers, and those that we sent here, to be held against theirs (report.go).
-	got, gotLarge   atomic.Uint32
-	sent, sentLarge atomic.Uint32
+	got, sent packetCounter
 	// What the system said of packets to here, until the owner takes it: it refused one of so many bytes as too large; it knows no way.
 	refused atomic.Int32
 	failed  atomic.Bool
@@ -100,18 +99,18 @@ func (src *source) countSent(bufs [][]byte) {
 			large++
 		}
 	}
-	src.sent.Add(uint32(len(bufs)))
-	if large > 0 {
-		src.sentLarge.Add(large)
-	}
+	src.sent.add(counts{uint32(len(bufs)), large})
 }
 
-// countGot counts WireGuard packets that came from the source.
-func (src *source) countGot(c counts) {
-	src.got.Add(c.packets)
-	if c.large > 0 {
-		src.gotLarge.Add(c.large)
-	}
+// packetCounter holds counts in one word, so that counting is one operation: the large packets in the upper half. Every 2³² packets one carries
+// over into the upper half, which nobody notices.
+type packetCounter struct{ word atomic.Uint64 }
+
+func (p *packetCounter) add(c counts) { p.word.Add(uint64(c.large)<<32 + uint64(c.packets)) }
+
+func (p *packetCounter) load() counts {
+	w := p.word.Load()
+	return counts{packets: uint32(w), large: uint32(w >> 32)}
 }
 
 // countsOf counts one packet.
@@ -120,10 +119,4 @@ func countsOf(b []byte) counts {
 		return counts{1, 1}
 	}
 	return counts{1, 0}
-}
-
-// sentCounts is what was sent. Large packets are read first: they are counted last.
-func (src *source) sentCounts() counts {
-	large := src.sentLarge.Load()
-	return counts{packets: src.sent.Load(), large: large}
 }
