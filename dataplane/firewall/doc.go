@@ -4,7 +4,7 @@
 //
 //  1. packet.go reads its headers: strictly, within bounds, without keeping or allocating anything. What cannot be read is dropped.
 //  2. The address at the other end leads to the peer: one map access in an immutable book, which holds the rules compiled for this node.
-//  3. The peer's table of flows is asked under its lock. A packet of a known flow passes, in both directions. Else the rules decide
+//  3. Packets of a flow that has passed in this second pass again (quick.go). Else the peer's table of flows is asked under its lock. A packet of a known flow passes, in both directions. Else the rules decide
 //     whether it may open one; the sender asks what it may open there, the receiver what may be opened here.
 //
 // Each peer has a table of its own with its own bound: a member that opens a flood of flows drives out its own, and nobody else's. The

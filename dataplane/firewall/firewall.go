@@ -34,7 +34,7 @@ var _ dataplane.Filter = (*Firewall)(nil)
 type book struct {
 	number     uint32
 	own4, own6 netip.Addr
-	peers      map[netip.Addr]peer
+	peers      map[netip.Addr]*peer
 	loose      uint32 // until then, see looseFor
 	watching   bool   // all pass; flows are only remembered
 }
@@ -43,6 +43,7 @@ type book struct {
 type peer struct {
 	in, out *policy.Services
 	table   *table
+	quick   atomic.Pointer[quickPass] // nil until a packet has passed
 }
 
 // services are what may be opened in a direction.
@@ -77,7 +78,7 @@ func (f *Firewall) set(m *policy.Matcher, watching bool) (ended int) {
 		return 0
 	}
 	f.number++
-	b := &book{number: f.number, peers: make(map[netip.Addr]peer, len(m.Peers)), watching: watching, loose: f.now() + looseFor}
+	b := &book{number: f.number, peers: make(map[netip.Addr]*peer, len(m.Peers)), watching: watching, loose: f.now() + looseFor}
 	if old != nil && old.watching == watching {
 		b.loose = old.loose
 	}
@@ -99,12 +100,12 @@ func (f *Firewall) set(m *policy.Matcher, watching bool) (ended int) {
 			f.tables[rules.ID] = t
 		}
 		keep[rules.ID] = true
-		b.peers[a] = peer{in: rules.In, out: rules.Out, table: t}
+		b.peers[a] = &peer{in: rules.In, out: rules.Out, table: t}
 	}
 	f.book.Store(b)
 	f.retain(keep)
 	for a, p := range b.peers {
-		ended += f.rejudge(b, &p, a.Is6())
+		ended += f.rejudge(b, p, a.Is6())
 	}
 	return ended
 }
@@ -166,12 +167,19 @@ func (f *Firewall) Allow(d dataplane.Direction, packet []byte) bool {
 		// Outbound the plane says why there is no way, better than we could; what it has a way for after all, the receiver filters.
 		return d == dataplane.Outbound || f.drop(b, d, foreign, &h)
 	}
-	j := judgement{firewall: f, book: b, peer: &p, inbound: d == dataplane.Inbound, now: f.now()}
+	j := judgement{firewall: f, book: b, peer: p, inbound: d == dataplane.Inbound, now: f.now()}
+	tag, plain := j.quickTag(&h)
+	if plain && p.passed(tag) {
+		return true
+	}
 	p.table.mu.Lock()
 	why := j.judge(&h)
 	p.table.mu.Unlock()
 	if why != passes {
 		return f.drop(b, d, why, &h)
+	}
+	if plain {
+		p.note(tag)
 	}
 	return true
 }

@@ -30,6 +30,7 @@ type measurement struct {
 var measurements = []measurement{
 	{"micro", nil, micro},
 	{"throughput", []string{"iperf3", lab.TUN}, throughput},
+	{"filter", []string{"iperf3", lab.TUN}, filter},
 	{"join", []string{"ping", lab.TUN}, join},
 	{"idle", []string{"ping", lab.TUN}, idle},
 	{"exchange", []string{"ping", lab.TUN}, exchangeCost},
