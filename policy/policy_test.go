@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -92,6 +93,21 @@ func TestTheExampleIsAPolicy(t *testing.T) {
 	}
 	if w := p.Warnings(home); len(w) != 0 {
 		t.Errorf("warnings %v", w)
+	}
+}
+
+func TestTheGuidesExamplesArePolicies(t *testing.T) {
+	guide, err := os.ReadFile("../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(guide), "```yaml\n")[1:]
+	if len(blocks) < 4 {
+		t.Errorf("%d examples", len(blocks))
+	}
+	for _, b := range blocks {
+		text, _, _ := strings.Cut(b, "```")
+		must(t, text)
 	}
 }
 
