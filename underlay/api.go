@@ -117,13 +117,3 @@ type GossipPacket struct {
 	Data   []byte
 	At     time.Time
 }
-
-// Relay is the seam where relays plug in. Until one does, relay frames are dropped and counted.
-//
-// A relay frame is 0x30, a channel number of four bytes in network order, and an opaque packet of any other class. The channel says
-// which pair of nodes the packet belongs to; who may open one is settled over the control stream `relay`.
-type Relay interface {
-	// HandleFrame gets a frame, without its first byte, that came over a validated path of the member from. It must not block and
-	// must not keep b. It returns false if the frame belongs to no channel.
-	HandleFrame(from identity.NodeID, b []byte) bool
-}

@@ -246,6 +246,11 @@ func rank(p *pathState) int {
 	return r
 }
 
+// worksDirectly reports whether there is a path that leads through no relay and is not silent.
+func (s *pathSet) worksDirectly() bool {
+	return slices.ContainsFunc(s.paths, func(p pathState) bool { return rank(&p) < int(pathRelayed) })
+}
+
 func better(a, b *pathState) bool {
 	if rank(a) != rank(b) {
 		return rank(a) < rank(b)

@@ -93,11 +93,12 @@ func (o *owner) connect(n *node, addrs []netip.AddrPort, waiter chan error) {
 		}
 	}
 	if n.attempt == nil {
-		if len(fresh) == 0 {
+		if len(fresh) == 0 && (o.cfg.Assist == nil || n.member.Load() == nil) {
 			answerWaiter(waiter, ErrNoCandidates)
 			return
 		}
 		n.begin(o.now())
+		o.assist(n)
 	}
 	a := n.attempt
 	if waiter != nil {
@@ -110,6 +111,30 @@ func (o *owner) connect(n *node, addrs []netip.AddrPort, waiter chan error) {
 	o.extend(n, fresh)
 	o.reached(n) // by an answer to the search that the waiter has joined
 	o.advance(n, o.now())
+}
+
+// assist tells Config.Assist of a search for a member that has no working direct path.
+func (o *owner) assist(n *node) {
+	id := n.member.Load()
+	if o.cfg.Assist == nil || id == nil || n.paths.worksDirectly() {
+		return
+	}
+	select {
+	case o.assists <- *id:
+	default: // it will be searched for again
+	}
+}
+
+// callAssist is the goroutine that calls Config.Assist.
+func (s *Socket) callAssist() {
+	for {
+		select {
+		case id := <-s.assists:
+			s.cfg.Assist(id)
+		case <-s.done:
+			return
+		}
+	}
 }
 
 // extend adds addresses to the search. They are checked from now on, so the search begins anew in time; what was sent is not repeated.

@@ -42,7 +42,8 @@ type node struct {
 	orphanAt       atomic.Int64                    // instant of the last report to OnOrphan
 	info           atomic.Pointer[PathInfo]
 	parked         atomic.Pointer[parked]
-	confirmed      atomic.Bool // a path is validated by both sides
+	channels       atomic.Pointer[channelSet] // those through this node; nil: none
+	confirmed      atomic.Bool                // a path is validated by both sides
 
 	// The owner goroutine's.
 	paths      pathSet
@@ -115,6 +116,24 @@ func (n *node) send(bufs [][]byte, data bool) error {
 	}
 	if t := n.trial.Load(); t != nil && data {
 		n.sendTrial(t, bufs)
+	}
+	return err
+}
+
+// sendDirect sends relay frames over the active path, unless that leads through a relay itself: then there is none for them.
+func (n *node) sendDirect(bufs [][]byte, data bool) error {
+	if n.member.Load() == nil {
+		return ErrNoPath // revoked
+	}
+	n.noteSent(n.socket.now(), data)
+	r := n.active.Load()
+	if r == nil || r.relayed() {
+		n.askForPath()
+		return ErrNoPath
+	}
+	err := n.ship(bufs, r.endpoint)
+	if err != nil && n.socket.open() {
+		err = n.sendFailed(bufs, r, err)
 	}
 	return err
 }

@@ -101,6 +101,7 @@ func (o *owner) scan() {
 	if now-o.swept >= sweepInterval {
 		o.swept = now
 		o.transactions.sweep(now)
+		o.forgetIdleChannels(now)
 	}
 	o.wakeAt(now + sweepInterval)
 }
@@ -301,6 +302,7 @@ func (o *owner) dropPaths(n *node, err error) {
 	n.active.Store(nil)
 	n.confirmed.Store(false)
 	n.parked.Store(nil)
+	o.relay.endAll(n)
 	o.finish(n, err)
 	o.publish(n)
 }

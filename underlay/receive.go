@@ -270,7 +270,13 @@ func (s *Socket) dispatchRelay(b []byte, src *source, now instant) {
 		return
 	}
 	src.heard(now)
-	if s.cfg.Relay == nil || !s.cfg.Relay.HandleFrame(*from, b[1:]) {
-		s.stats.drop(dropRelay, 1)
+	number, down, packet, ok := parseFrame(b)
+	switch {
+	case !ok:
+		s.stats.drop(dropMalformed, 1)
+	case down:
+		s.fromChannel(src.node, number, packet, now)
+	default:
+		s.relay.accept(src.node, number, b, now)
 	}
 }

@@ -51,9 +51,12 @@ func (src *source) note(bufs [][]byte, err error) bool {
 	return false
 }
 
-// noWay reports whether an error of sending says that the address cannot be reached from here at the moment: no route or interface, or a
-// firewall of ours.
+// noWay reports whether an error of sending says that the address cannot be reached from here at the moment: no route or interface, a
+// firewall of ours, or no path to the relay.
 func noWay(err error) bool {
+	if errors.Is(err, ErrNoPath) {
+		return true
+	}
 	for _, e := range []error{
 		syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.EPERM, syscall.EACCES, syscall.EAFNOSUPPORT,
 	} {

@@ -29,6 +29,7 @@ const (
 	answersQueue  = 256  // as many as there are addresses in 16 searches at once
 	commandsQueue = 64
 	orphansQueue  = 64
+	assistsQueue  = 256 // what finds no room is asked for again by the next search
 )
 
 // Config is what a socket is made of.
@@ -52,8 +53,11 @@ type Config struct {
 	// and else there are no pipes.
 	ListenTCP func(netip.AddrPort) (net.Listener, error)
 	DialTCP   func(context.Context, netip.AddrPort) (net.Conn, error)
-	// Relay takes relay frames; nil: they are dropped.
-	Relay Relay
+	// RelayCapacity is what this node relays for others; zero: it is no relay.
+	RelayCapacity RelayCapacity
+	// Assist is told of every member for which a search begins while there is no working direct path, so that it may find other ways and have
+	// them tried ([Socket.Try]). It is called on a goroutine of its own. With it, a search for a node without addresses goes on, too. May be nil.
+	Assist func(identity.NodeID)
 	// Changes is signalled when addresses, routes or interfaces of the machine have changed, or it has slept: every path is in doubt
 	// then. nil: addresses are looked at every 15 seconds.
 	Changes <-chan struct{}
@@ -83,6 +87,8 @@ type Socket struct {
 	knocks       *limiter
 	newKeys      *limiter
 	links        links
+	channels     channels
+	relay        *relay
 	local        atomic.Pointer[[]netip.Addr]
 	observed     observed
 	watchers     watchers
@@ -99,6 +105,7 @@ type Socket struct {
 	answers  chan answer
 	commands chan func(*owner)
 	orphans  chan identity.NodeID
+	assists  chan identity.NodeID
 	kick     chan struct{}
 
 	closing sync.Once
@@ -125,6 +132,10 @@ func Open(cfg Config) (*Socket, error) {
 	if _, err := io.ReadFull(cfg.Rand, s.wakeup[1:]); err != nil {
 		return nil, fmt.Errorf("underlay: read randomness: %w", err)
 	}
+	var err error
+	if s.relay, err = newRelay(s, cfg.RelayCapacity); err != nil {
+		return nil, err
+	}
 	receive, port, err := cfg.Bind.Open(cfg.Port)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -146,6 +157,10 @@ func Open(cfg Config) (*Socket, error) {
 	}
 	s.goRun((&owner{Socket: s}).run)
 	s.goRun(s.reportOrphans)
+	s.goRun(s.relay.run)
+	if cfg.Assist != nil {
+		s.goRun(s.callAssist)
+	}
 	return s, nil
 }
 
@@ -161,7 +176,7 @@ func newSocket(cfg Config) *Socket {
 		quic: make(chan quicPacket, quicQueue), gossip: make(chan GossipPacket, gossipQueue),
 		checks: make(chan checkPacket, checksQueue), strange: make(chan checkPacket, knocksQueue),
 		answers: make(chan answer, answersQueue), commands: make(chan func(*owner), commandsQueue),
-		orphans: make(chan identity.NodeID, orphansQueue), kick: make(chan struct{}, 1),
+		orphans: make(chan identity.NodeID, orphansQueue), assists: make(chan identity.NodeID, assistsQueue), kick: make(chan struct{}, 1),
 		done: make(chan struct{}),
 	}
 }

@@ -11,10 +11,10 @@ const (
 	dropNotListened                   // arrived on a local address that Listen does not name
 	dropLimited                       // over a stranger's rate limit
 	dropQueueFull                     // nobody took the packets before it in time
-	dropMalformed                     // STUN that does not parse
+	dropMalformed                     // STUN or a relay frame that does not parse
 	dropForged                        // STUN whose integrity does not match
 	dropUnasked                       // a STUN response to nothing we asked, or from another address than we asked
-	dropRelay                         // a relay frame, and no relay in this build takes it
+	dropRelay                         // a relay frame of no channel that is open, or inside another
 	dropNoDevice                      // WireGuard, and no device is attached
 	dropNoPath                        // to be sent, and there is no path
 	dropBogus                         // UDP from an address that only a link can have

@@ -127,6 +127,7 @@ func (o *owner) revoke(key identity.WireGuardKey) {
 	}
 	name := n.name()
 	n.member.Store(nil)
+	o.closeChannels(n)
 	o.dropPaths(n, ErrUnknownNode)
 	o.nodes.remove(n)
 	o.log.Info("paths of a revoked node dropped", "peer", name)
