@@ -39,6 +39,7 @@ type Router struct {
 	// miniupnpd offers nothing on those.
 	External netip.Addr
 	rebinds  int
+	upnp     *Process // miniupnpd
 }
 
 // lanBridge is the LAN's side of a router.
@@ -169,7 +170,7 @@ func (r *Router) startPortMapping() {
 	config := filepath.Join(dir, "miniupnpd.conf")
 	settings := strings.Join([]string{
 		"ext_ifname=" + r.device, "ext_ip=" + r.External.String(), "listening_ip=" + lanBridge,
-		"enable_natpmp=yes", "enable_upnp=yes", "secure_mode=yes", "system_uptime=yes", "ipv6_disable=yes",
+		"enable_natpmp=yes", "enable_upnp=yes", "secure_mode=yes", "system_uptime=no", "ipv6_disable=yes",
 		"upnp_table_name=lab", "upnp_nat_table_name=lab", "upnp_forward_chain=miniupnpd",
 		"upnp_nat_chain=prerouting_miniupnpd", "upnp_nat_postrouting_chain=postrouting_miniupnpd",
 		"lease_file=" + filepath.Join(dir, "leases"), "uuid=a49567ae-0ddb-4130-bc6d-067e402dab12",
@@ -182,6 +183,17 @@ func (r *Router) startPortMapping() {
 	if err != nil {
 		r.lab.t.Fatalf("lab: %v", err)
 	}
-	p := r.Start("miniupnpd", "-d", "-f", config, "-P", filepath.Join(dir, "pid"))
-	p.WaitOutput("Listening for NAT-PMP/PCP traffic", commandTimeout)
+	r.upnp = r.Start("miniupnpd", "-d", "-f", config, "-P", filepath.Join(dir, "pid"))
+	r.upnp.WaitOutput("Listening for NAT-PMP/PCP traffic", commandTimeout)
+}
+
+// RestartPortMapping is the router's reboot as far as port mapping goes: all mappings are gone.
+func (r *Router) RestartPortMapping() {
+	r.lab.t.Helper()
+	r.upnp.Kill()
+	r.lab.nft(r.Namespace, "flush chain inet lab miniupnpd\nflush chain inet lab prerouting_miniupnpd\nflush chain inet lab postrouting_miniupnpd\n")
+	if err := os.RemoveAll(filepath.Join(r.lab.dir, "upnp-"+r.Name)); err != nil {
+		r.lab.t.Fatalf("lab: %v", err)
+	}
+	r.startPortMapping()
 }
