@@ -12,7 +12,7 @@ import (
 // Memberlist probes one member every ProbeInterval, whether anything has happened or not, and every PushPullInterval it exchanges all it
 // knows. In a mesh where nothing happens that is most of its traffic. So, in between:
 //
-//   - While the roster is calm, only one probe every CalmInterval is sent; the others are answered here, as if the member had. The roster
+//   - While the roster is calm, only one probe every CalmInterval is sent, to a neighbour; the others are answered here, as if the member had. The roster
 //     is calm when nobody is suspected and nobody has come, gone, been suspected or asked for help with a probe for AlertTime. One probe that fails ends the calm
 //     here, the suspicion that follows ends it everywhere, and detection goes on at memberlist's own pace.
 //   - Probes and their answers carry a digest of who is here with which record. Who sees digests differ while no news is on its way
@@ -23,37 +23,31 @@ type calm struct {
 	interval, alert time.Duration // constant
 
 	mu     sync.Mutex // guards what follows
-	next   time.Time  // when the next probe is sent, to whom it is long ago
+	next   time.Time  // when the next probe of a neighbour is sent
 	latest time.Time  // when one is sent to whomever
-	sent   map[identity.NodeID]time.Time
 	drift  drift
 }
 
 func newCalm(f Profile) *calm {
-	return &calm{
-		interval: f.CalmInterval, alert: f.AlertTime, sent: map[identity.NodeID]time.Time{},
-		drift: drift{least: f.AlertTime, most: f.PushPullInterval},
-	}
+	return &calm{interval: f.CalmInterval, alert: f.AlertTime, drift: drift{least: f.AlertTime, most: f.PushPullInterval}}
 }
 
-// spares reports whether the probe of a member, one of so many others, need not be sent now. Otherwise it counts as sent. While it is
-// quiet, the members are probed in turn: nobody is left out for much more than others × interval, and what one prober passes over, another
-// does not. The intervals are jittered, so that not all probe at the same moment because they have all heard the same news.
-func (c *calm) spares(id identity.NodeID, quiet bool, others int, now time.Time) bool {
+// neighbours is how many members a node watches while it is quiet: those after it in the order of their IDs, so that each is watched by as
+// many. Always the same, because between those who speak often there is a path, and its NATs remember it; to anybody else it would have
+// to be found again for each probe.
+const neighbours = 2
+
+// spares reports whether the probe of a member need not be sent now. Otherwise it counts as sent. Where the mesh is so large that
+// memberlist does not come round to the neighbours in time, another is probed instead. The intervals are jittered, so that not all probe
+// at the same moment because they have all heard the same news.
+func (c *calm) spares(quiet, neighbour bool, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if quiet && c.interval > 0 {
-		turn := now.Sub(c.sent[id]) >= c.interval*time.Duration(others)*3/4
-		if now.Before(c.next) || !turn && now.Before(c.latest) {
-			return true
-		}
+	if quiet && c.interval > 0 && (now.Before(c.next) || !neighbour && now.Before(c.latest)) {
+		return true
 	}
-	if len(c.sent) > 2*others {
-		clear(c.sent) // of members long gone; rare
-	}
-	c.sent[id] = now
 	c.next = now.Add(jitter(c.interval))
-	c.latest = c.next.Add(c.interval)
+	c.latest = c.next.Add(2 * c.interval)
 	return false
 }
 
@@ -96,13 +90,31 @@ func (r *roster) stir(now time.Time) {
 	r.stirLocked(now)
 }
 
-// quiet reports whether a probe of the member may wait: it and everybody else is well and has been for alert. others is how many might
-// be probed, at most.
-func (r *roster) quiet(id identity.NodeID, alert time.Duration, now time.Time) (quiet bool, others int) {
+// quiet reports whether a probe of the member may wait: it and everybody else is well and has been for alert; and whether it is one of
+// self's neighbours.
+func (r *roster) quiet(self, id identity.NodeID, alert time.Duration, now time.Time) (quiet, neighbour bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.members[id]
-	return s != nil && s.state == peer.Alive && !r.unclear && r.suspicions == 0 && now.Sub(r.stirred) >= alert, max(len(r.members)-1, 1)
+	quiet = s != nil && s.state == peer.Alive && !r.unclear && r.suspicions == 0 && now.Sub(r.stirred) >= alert
+	if !quiet {
+		return false, false
+	}
+	between := 0
+	for other, s := range r.members {
+		if other != self && other != id && here(s.state) && follows(self, other, id) {
+			between++
+		}
+	}
+	return true, between < neighbours
+}
+
+// follows reports whether b comes before c when counting up from a, around the end.
+func follows(a, b, c identity.NodeID) bool {
+	if a.Compare(c) < 0 {
+		return a.Compare(b) < 0 && b.Compare(c) < 0
+	}
+	return a.Compare(b) < 0 || b.Compare(c) < 0
 }
 
 // digest sums up who is here with which record: the same in all nodes that know the same. settled says that nothing has changed for

@@ -253,8 +253,8 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 
 // spare answers a probe in the member's place if it need not be sent.
 func (t *transport) spare(id identity.NodeID, sequence uint32, now time.Time) bool {
-	quiet, others := t.roster.quiet(id, t.calm.alert, now)
-	if !t.calm.spares(id, quiet, others, now) {
+	quiet, neighbour := t.roster.quiet(t.self, id, t.calm.alert, now)
+	if !t.calm.spares(quiet, neighbour, now) {
 		return false
 	}
 	answer, err := encodeMessage(typeAck, ackMessage{SeqNo: sequence, Payload: spared})
