@@ -33,6 +33,7 @@ var measurements = []measurement{
 	{"filter", []string{"iperf3", lab.TUN}, filter},
 	{"join", []string{"ping", lab.TUN}, join},
 	{"idle", []string{"ping", lab.TUN}, idle},
+	{"member", []string{lab.TUN}, member},
 	{"exchange", []string{"ping", lab.TUN}, exchangeCost},
 	{"failover", []string{lab.TUN}, failover},
 }
