@@ -19,7 +19,10 @@
 // Where UDP does not pass, a pipe takes the same packets over TLS and TCP (pipe.go). It is a [Link], as are channels through relays and
 // spare sockets: what arrives on it goes through stages 2 to 5 ([Socket.Deliver]).
 //
-// Goroutines, all ended by [Socket.Close]: one pump for each family, the owner, one that reports orphans, one that keeps the pipes; two
+// For others this node takes relay frames from member to member (relay.go), each member its share (fairqueue.go, a pure core), and never over a
+// path that is relayed itself. As a client of relays it wraps packets into such frames (channel.go).
+//
+// Goroutines, all ended by [Socket.Close]: one pump for each family, the owner, one that reports orphans, one that calls Config.Assist, the relay's forwarder, one that keeps the pipes; two
 // for each pipe, one for each TCP listener, handshake and dial, one for each spare socket. While a device is
 // attached its goroutines do the pumps' work; they are the device's to end.
 //

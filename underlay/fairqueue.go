@@ -97,7 +97,8 @@ func (q *fairQueue) next() parcel {
 			return p
 		}
 		f.turn = false
-		q.round = append(q.round[1:], f)
+		copy(q.round, q.round[1:]) // in place: a slice that moves on would allocate
+		q.round[len(q.round)-1] = f
 	}
 }
 
@@ -113,7 +114,7 @@ func (q *fairQueue) pop(f *flow) {
 	switch {
 	case f.head == len(f.waiting):
 		*f = flow{waiting: f.waiting[:0]}
-		q.round = q.round[1:]
+		q.round = q.round[:copy(q.round, q.round[1:])]
 	case f.head >= 64 && 2*f.head >= len(f.waiting): // move up: each frame is moved once at most, on average
 		f.waiting = f.waiting[:copy(f.waiting, f.waiting[f.head:])]
 		f.head = 0

@@ -17,12 +17,11 @@ var plenty = RelayCapacity{Channels: 16, Peers: 16}
 
 // triangle is two nodes that cannot reach each other and two relays that both reach.
 type triangle struct {
-	t       *testing.T
-	w       underlaytest.Network
-	a, b    *end
-	relays  [2]*end
-	blocked func(from, to netip.AddrPort) bool // besides a and b; may be nil
-	direct  bool
+	t      *testing.T
+	w      underlaytest.Network
+	a, b   *end
+	relays [2]*end
+	direct bool // a and b reach each other after all
 }
 
 func newTriangle(t *testing.T, c RelayCapacity) *triangle {
@@ -32,13 +31,7 @@ func newTriangle(t *testing.T, c RelayCapacity) *triangle {
 		h := tr.w.Host(netip.AddrFrom4([4]byte{192, 0, 2, byte(3 + i)}))
 		tr.relays[i] = open(t, 2+i, Config{Bind: h, Port: 51820, RelayCapacity: c})
 	}
-	tr.w.Set(underlaytest.Hooks{
-		Latency: func(_, _ netip.AddrPort) time.Duration { return 5 * time.Millisecond },
-		Drop: func(from, to netip.AddrPort, _ []byte) bool {
-			pair := from == nodeA && to == nodeB || from == nodeB && to == nodeA
-			return pair && !tr.direct || tr.blocked != nil && tr.blocked(from, to)
-		},
-	})
+	tr.w.Set(tr.hooks())
 	all := []*end{tr.a, tr.b, tr.relays[0], tr.relays[1]}
 	for _, e := range all {
 		for _, o := range all {
@@ -52,6 +45,16 @@ func newTriangle(t *testing.T, c RelayCapacity) *triangle {
 		tr.b.mustConnect(r)
 	}
 	return tr
+}
+
+func (tr *triangle) hooks() underlaytest.Hooks {
+	return underlaytest.Hooks{
+		Latency: func(_, _ netip.AddrPort) time.Duration { return 5 * time.Millisecond },
+		Drop: func(from, to netip.AddrPort, _ []byte) bool {
+			pair := from == nodeA && to == nodeB || from == nodeB && to == nodeA
+			return pair && !tr.direct
+		},
+	}
 }
 
 func (tr *triangle) close() {
