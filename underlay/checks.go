@@ -24,6 +24,8 @@ type transaction struct {
 	sent instant
 	// plain is a request to a STUN server: no keyed answer is expected, and none makes a path.
 	plain bool
+	// anywhere: a plain request whose answer shall come from elsewhere (RFC 5780 §7.2). The transaction ID is all that vouches for it.
+	anywhere bool
 	// reply, if not nil, gets the answer too; capacity 1.
 	reply chan answer
 	// size is what the request was padded to, to see whether so much arrives; 0: nothing.
@@ -60,7 +62,7 @@ func (t *transactions) peek(id nat.TransactionID, from netip.AddrPort) (transact
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	tx, ok := t.byID[id]
-	return tx, ok && tx.addr == from
+	return tx, ok && (tx.addr == from || tx.anywhere)
 }
 
 // finish ends a transaction and reports whether it was still under way.
@@ -95,6 +97,7 @@ type answer struct {
 	rtt       time.Duration
 	validated bool // they have validated our address too
 	mapped    netip.AddrPort
+	other     netip.AddrPort // from where else a server that tests NAT behaviour answers; invalid: it does not
 	at        instant
 	asked     instant     // when the check was sent
 	sent      counts      // what had been sent there before that
@@ -179,7 +182,7 @@ func (s *Socket) handleResponse(b []byte, ep conn.Endpoint, now instant) {
 		s.stats.drop(dropUnasked, 1)
 		return
 	}
-	a := answer{node: tx.node, addr: from, endpoint: ep, rtt: now - tx.sent, validated: m.Validated, mapped: m.Mapped, at: now,
+	a := answer{node: tx.node, addr: from, endpoint: ep, rtt: now - tx.sent, validated: m.Validated, mapped: m.Mapped, other: m.Other, at: now,
 		asked: tx.sent, sent: tx.counts, size: tx.size}
 	if m.HasReport {
 		a.report = &m.Report
