@@ -18,7 +18,7 @@ func TestAMemberSaysWhereItSeesUs(t *testing.T) {
 		defer b.Close()
 		to := netip.MustParseAddrPort("192.0.2.2:51820")
 		r, rtt := a.Ask(t.Context(), nat.Ask{Number: 7, To: to, Member: true, Timeout: time.Second})
-		if r.Number != 7 || r.From != to || r.Mapped != netip.MustParseAddrPort("192.0.2.1:51820") || rtt <= 0 {
+		if r.Number != 7 || r.From != to || r.Mapped != netip.MustParseAddrPort("192.0.2.1:51820") || rtt < 0 {
 			t.Errorf("%+v after %v", r, rtt)
 		}
 	})
