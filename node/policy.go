@@ -24,6 +24,7 @@ type guard struct {
 	checking sync.Mutex // one check looks at flows at a time; taken before mu
 
 	mu      sync.Mutex // orders changes of what follows and of the plane's filter
+	version uint64     // of the state that the filter was compiled from
 	text    string     // of parsed
 	parsed  *policy.Policy
 	inForce bool  // packets are filtered
@@ -39,6 +40,10 @@ func (m *membership) adoptPolicy(state *coordinator.State) {
 	g := &m.guard
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if state.Version <= g.version && g.version != 0 {
+		return // only the view of the coordinators has changed, or somebody else was quicker with a newer state
+	}
+	g.version = state.Version
 	was := g.text
 	g.readLocked(state.Policy, m)
 	if g.parsed == nil {
@@ -207,7 +212,7 @@ func (n *Node) CheckPolicy(ctx context.Context, r localapi.PolicyRequest) (*loca
 	m.guard.mu.Unlock()
 	out.Same = current != nil && current.Hash() == hash
 	changes := policy.Compare(current, p, members, changesShown)
-	out.ChangesTotal, out.Pairs = changes.Total, changes.Pairs
+	out.ChangesTotal, out.Pairs, out.Partial = changes.Total, changes.Pairs, changes.Partial
 	for _, c := range changes.List {
 		out.Changes = append(out.Changes, localapi.PolicyChange{From: c.From, To: c.To, Pairs: c.Pairs, Family: c.Family, Gained: c.Gained, Lost: c.Lost})
 	}

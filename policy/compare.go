@@ -20,7 +20,12 @@ type Changes struct {
 	List  []Change // the first ones
 	Pairs int      // pairs of nodes that any change concerns
 	Total int      // changes, also those that List leaves out
+	// Partial: the members fall into so many classes that not all were compared.
+	Partial bool
 }
+
+// comparedMax bounds the pairs of classes that are compared: about five seconds.
+const comparedMax = 4_000_000
 
 // Compare tells what changes when after replaces before; a nil policy allows everything. List has at most most entries.
 func Compare(before, after *Policy, members []Member, most int) Changes {
@@ -31,7 +36,11 @@ func Compare(before, after *Policy, members []Member, most int) Changes {
 		}
 	}
 	c.sort(members)
-	for _, from := range c.classes {
+	for i, from := range c.classes {
+		if i*len(c.classes) > comparedMax {
+			c.out.Partial = true
+			break
+		}
 		for _, to := range c.classes {
 			c.compare(from, to)
 		}

@@ -210,6 +210,9 @@ func (a *app) printCheck(name string, c *api.PolicyCheck) {
 		if more := c.ChangesTotal - len(c.Changes); more > 0 {
 			fmt.Fprintf(a.stdout, "and %d more\n", more)
 		}
+		if c.Partial {
+			fmt.Fprintln(a.stdout, "and perhaps others: the nodes differ too much to compare them all")
+		}
 	}
 	how := ""
 	if c.WatchedMs > 0 {

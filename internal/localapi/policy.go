@@ -85,6 +85,7 @@ type PolicyCheck struct {
 	Same         bool                `json:"same"`     // it means the same as the policy in force
 	Changes      List[PolicyChange]  `json:"changes"`  // the first ones
 	ChangesTotal int                 `json:"changes_total"`
+	Partial      bool                `json:"partial"`    // the mesh is too diverse to compare all of it
 	Pairs        int                 `json:"pairs"`      // of nodes that any change concerns
 	Flows        int                 `json:"flows"`      // live ones of this node
 	Cut          List[PolicyFlow]    `json:"cut"`        // the first of those that it would end
