@@ -169,7 +169,8 @@ func (s *pathSet) answer(addr netip.AddrPort, class pathClass, rtt time.Duration
 		p.rtt += (rtt - p.rtt) / 4
 	}
 	p.lows.add(rtt, now)
-	p.heard, p.answered, p.waiting, p.missed, p.failing, p.evidence.deaf = now, now, false, 0, false, 0
+	p.heard, p.answered, p.waiting, p.missed, p.failing = now, now, false, 0, false
+	p.evidence.heardUs(now)
 	if addr == s.active {
 		s.owed = -1
 	}
@@ -269,7 +270,7 @@ func (p *pathState) timeout() time.Duration {
 		t = min(max(3*p.rtt, probeTimeoutMin), probeTimeoutMax)
 	}
 	if p.missed >= silentAfter {
-		t = min(t<<(p.missed-silentAfter+1), retryMax)
+		t = min(t<<min(p.missed-silentAfter+1, deadAfter), retryMax)
 	}
 	if p.evidence.deaf > 0 {
 		t = min(t<<p.evidence.deaf, probeTimeoutMax)

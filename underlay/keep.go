@@ -116,9 +116,13 @@ func (s *pathSet) nextKeep(now instant) instant {
 // answers.
 func (s *pathSet) fail(addr netip.AddrPort, now instant) []action {
 	p := s.find(addr)
-	if p == nil || p.failing {
+	if p == nil {
 		return nil
 	}
+	if p.missed == 0 {
+		p.silent = now
+	}
+	p.missed++ // as if it had not been answered, so that it dies in time
 	p.failing, p.waiting, p.probed = true, false, now
 	return s.settle(now)
 }

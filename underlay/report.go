@@ -108,6 +108,7 @@ type evidence struct {
 	asked        counts // sent when the last check was
 	small, large tally
 	deaf         int  // checks in a row that got no answer although packets came
+	mute         bool // lossy for want of answers
 	lossy        bool // nearly nothing of ours arrives, though checks may pass
 	trial        instant
 	trialGap     instant
@@ -156,7 +157,6 @@ func (s *pathSet) report(addr netip.AddrPort, sent, got counts, asked, now insta
 // condemn marks a path lossy. All candidates are checked again if there is no other.
 func (s *pathSet) condemn(p *pathState, now instant) []action {
 	d := &p.evidence
-	d.deaf = 0
 	if now-d.judged >= trialForget || d.judged == 0 {
 		d.trialGap = trialMin
 	} else {
@@ -177,7 +177,7 @@ func (s *pathSet) condemn(p *pathState, now instant) []action {
 
 // acquit takes a path for a good one again.
 func (s *pathSet) acquit(p *pathState, now instant) []action {
-	p.evidence.lossy, p.evidence.trying = false, false
+	p.evidence.lossy, p.evidence.trying, p.evidence.mute = false, false, false
 	return append([]action{{kind: actPublish}}, s.settle(now)...)
 }
 
@@ -216,11 +216,20 @@ func (s *pathSet) nextReport(p *pathState) instant {
 // heardOnly takes in that a check had no answer although packets come from there: what they send arrives, what we send may not.
 func (s *pathSet) heardOnly(p *pathState, now instant) []action {
 	p.waiting, p.missed = false, 0
-	p.evidence.deaf++
-	if p.evidence.deaf < deafAfter {
+	p.evidence.deaf = min(p.evidence.deaf+1, deafAfter)
+	if p.evidence.deaf < deafAfter || p.evidence.lossy {
 		return nil
 	}
+	p.evidence.mute = true
 	return s.condemn(p, now)
+}
+
+// heardUs takes in a keyed answer: a path that was condemned for giving none is given another chance when a trial would be due.
+func (d *evidence) heardUs(now instant) {
+	d.deaf = 0
+	if d.mute && now >= d.trial {
+		d.mute, d.lossy, d.trying = false, false, false
+	}
 }
 
 // wantsTrial reports whether a lossy path shall be given copies of packets: while others carry them.
