@@ -26,10 +26,12 @@ type transaction struct {
 	plain bool
 	// anywhere: a plain request whose answer shall come from elsewhere (RFC 5780 §7.2). The transaction ID is all that vouches for it.
 	anywhere bool
-	// reply, if not nil, gets the answer too; capacity 1.
+	// reply, if not nil, gets the answer too; it has room for one of each request.
 	reply chan answer
 	// size is what the request was padded to, to see whether so much arrives; 0: nothing.
 	size int
+	// fan is one of many-port probing, which has its own bound.
+	fan bool
 	// counts is what WireGuard packets had been sent to the address before.
 	counts counts
 }
@@ -38,6 +40,7 @@ type transaction struct {
 type transactions struct {
 	mu   sync.Mutex
 	byID map[nat.TransactionID]transaction
+	fans int // of many-port probing, among them
 }
 
 // add enters a transaction. It returns false if there are too many.
@@ -47,14 +50,31 @@ func (t *transactions) add(id nat.TransactionID, tx transaction) bool {
 	if t.byID == nil {
 		t.byID = map[nat.TransactionID]transaction{}
 	}
-	if len(t.byID) >= transactionsMax {
+	if !t.roomLocked(tx.fan) {
 		t.sweepLocked(tx.sent)
-		if len(t.byID) >= transactionsMax {
+		if !t.roomLocked(tx.fan) {
 			return false
 		}
 	}
 	t.byID[id] = tx
+	if tx.fan {
+		t.fans++
+	}
 	return true
+}
+
+func (t *transactions) roomLocked(fan bool) bool {
+	if fan {
+		return t.fans < fanTransactionsMax
+	}
+	return len(t.byID)-t.fans < transactionsMax
+}
+
+func (t *transactions) removeLocked(id nat.TransactionID, tx transaction) {
+	delete(t.byID, id)
+	if tx.fan {
+		t.fans--
+	}
 }
 
 // peek returns the transaction without ending it: a forged answer must not keep the true one out.
@@ -69,8 +89,10 @@ func (t *transactions) peek(id nat.TransactionID, from netip.AddrPort) (transact
 func (t *transactions) finish(id nat.TransactionID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, ok := t.byID[id]
-	delete(t.byID, id)
+	tx, ok := t.byID[id]
+	if ok {
+		t.removeLocked(id, tx)
+	}
 	return ok
 }
 
@@ -84,7 +106,7 @@ func (t *transactions) sweep(now instant) {
 func (t *transactions) sweepLocked(now instant) {
 	for id, tx := range t.byID {
 		if now-tx.sent >= transactionLife {
-			delete(t.byID, id)
+			t.removeLocked(id, tx)
 		}
 	}
 }

@@ -53,6 +53,8 @@ type Config struct {
 	// and else there are no pipes.
 	ListenTCP func(netip.AddrPort) (net.Listener, error)
 	DialTCP   func(context.Context, netip.AddrPort) (net.Conn, error)
+	// OpenSpare opens one more UDP socket on any port, for [Socket.FanOut]; nil: as for TCP.
+	OpenSpare func() (net.PacketConn, error)
 	// RelayCapacity is what this node relays for others; zero: it is no relay.
 	RelayCapacity RelayCapacity
 	// Assist is told of every member for which a search begins while there is no working direct path, so that it may find other ways and have
@@ -93,6 +95,7 @@ type Socket struct {
 	observed     observed
 	watchers     watchers
 	pipes        pipes
+	fans         chan struct{}           // a token for each fan under way
 	session      atomic.Pointer[session] // the attached device's
 	attaching    sync.Mutex              // serialises Open and Close of the device's Bind and the reopening of the real one
 	orphanFunc   atomic.Pointer[func(identity.NodeID)]
@@ -177,7 +180,7 @@ func newSocket(cfg Config) *Socket {
 		checks: make(chan checkPacket, checksQueue), strange: make(chan checkPacket, knocksQueue),
 		answers: make(chan answer, answersQueue), commands: make(chan func(*owner), commandsQueue),
 		orphans: make(chan identity.NodeID, orphansQueue), assists: make(chan identity.NodeID, assistsQueue), kick: make(chan struct{}, 1),
-		done: make(chan struct{}),
+		done: make(chan struct{}), fans: make(chan struct{}, fansMax),
 	}
 }
 
