@@ -170,6 +170,7 @@ func TestLinkAddressesFromOutsideAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.mustConnect(b)
+		synctest.Wait() // for the challenges that belong to it
 
 		checks := a.Stats().Checks
 		free := linkAddr(LinkPipe, 4711)
