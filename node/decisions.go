@@ -77,23 +77,33 @@ func checkInvite(r *localapi.InviteRequest) error {
 	return nil
 }
 
-// introducers are the members a token names: this node first, then those that are alive, coordinators before others, with addresses that a
-// machine elsewhere has a chance of reaching.
+// introducers are the members a token names: this node first, then those that are alive, with addresses that a machine elsewhere has a chance
+// of reaching: who offers to relay is known to be reachable and comes first, then coordinators, then the rest.
 func (m *membership) introducers() []invitation.Member {
 	n := m.node
-	out := []invitation.Member{{ID: n.ID(), Addresses: pickAddresses(n.socket.LocalEndpoints())}}
+	out := []invitation.Member{{ID: n.ID(), Addresses: pickAddresses(addressesOf(n.endpoints()))}}
 	coordinators := m.group.State().Coordinators
-	for _, voters := range []bool{true, false} {
-		for _, e := range n.peers.All() {
-			if len(out) == invitation.MembersMax {
-				return out
-			}
-			if e.ID == n.ID() || e.Revoked || e.State != peer.Alive || coordinators.Voter(e.ID) != voters {
-				continue
-			}
-			if addresses := m.addressesOf(e); len(addresses) > 0 {
-				out = append(out, invitation.Member{ID: e.ID, Addresses: addresses})
-			}
+	all := n.peers.All()
+	rank := func(e peer.Entry) int {
+		r := 0
+		if !e.Record.Relay {
+			r += 2
+		}
+		if !coordinators.Voter(e.ID) {
+			r++
+		}
+		return r
+	}
+	slices.SortStableFunc(all, func(a, b peer.Entry) int { return rank(a) - rank(b) })
+	for _, e := range all {
+		if len(out) == invitation.MembersMax {
+			break
+		}
+		if e.ID == n.ID() || e.Revoked || e.State != peer.Alive {
+			continue
+		}
+		if addresses := m.addressesOf(e); len(addresses) > 0 {
+			out = append(out, invitation.Member{ID: e.ID, Addresses: addresses})
 		}
 	}
 	return out

@@ -362,9 +362,7 @@ func (m *membership) describe() peer.Record {
 	if self, ok := state.Member(n.ID()); ok {
 		r.Region = self.Certificate.Region
 	}
-	for _, a := range n.socket.LocalEndpoints() {
-		r.Endpoints = append(r.Endpoints, peer.Endpoint{Addr: a, Kind: peer.Local})
-	}
+	r.Endpoints, r.Relays, r.Relay, r.NAT = m.reach.Endpoints(), m.reach.Relays(), m.reach.OffersRelay(), m.reach.NAT()
 	return r
 }
 

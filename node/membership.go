@@ -17,6 +17,7 @@ import (
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/reach"
 )
 
 // membership is what a node has only while it is in a mesh. It is assembled once and closed once.
@@ -25,6 +26,7 @@ type membership struct {
 	group *coordinator.Group
 
 	// Constant after assemble.
+	reach     *reach.Reach
 	pool      *gossip.Pool
 	plane     *dataplane.Plane
 	guard     guard // the packet filter
@@ -40,6 +42,8 @@ type membership struct {
 	changed chan struct{}        // 1: the ledger or its copy has changed
 	gone    chan identity.NodeID // whose last control connection has ended
 	publish chan struct{}        // 1: what we say of ourselves may have changed
+
+	networkChanged, mapperChanged chan struct{} // 1: the machine's network has changed, for reach and for its mapper
 
 	mu      sync.Mutex
 	cutOff  map[identity.NodeID]bool // revoked nodes whose tunnels and connections were ended
@@ -57,7 +61,7 @@ type proxies struct {
 // assemble brings the membership to life around a group that has been founded, joined or read from disk.
 func (n *Node) newMembership() *membership {
 	m := &membership{
-		node: n, changed: make(chan struct{}, 1), gone: make(chan identity.NodeID, goneMax), publish: make(chan struct{}, 1), cutOff: map[identity.NodeID]bool{},
+		node: n, networkChanged: make(chan struct{}, 1), mapperChanged: make(chan struct{}, 1), changed: make(chan struct{}, 1), gone: make(chan identity.NodeID, goneMax), publish: make(chan struct{}, 1), cutOff: map[identity.NodeID]bool{},
 		adopted: map[identity.NodeID]uint64{}, voters: map[identity.NodeID]time.Time{},
 	}
 	m.guard.firewall = firewall.New()
@@ -113,6 +117,9 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 			"to join again, remove its state folder and ask for a new invitation"}
 	}
 	if err := m.startPlane(state, self.Certificate); err != nil {
+		return err
+	}
+	if err := m.startReach(); err != nil {
 		return err
 	}
 	if err := m.startGossip(state); err != nil {
@@ -299,6 +306,10 @@ func (m *membership) close(ctx context.Context) {
 	}
 	if m.pool != nil {
 		m.pool.Close()
+	}
+	if m.reach != nil {
+		m.node.reach.Store(nil)
+		m.reach.Close() // after gossip's farewell, which may travel through a relay
 	}
 	m.group.Close()
 	m.loops.Wait()

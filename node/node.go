@@ -24,6 +24,7 @@ import (
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/reach"
 	"github.com/phantommesh/phantommesh/underlay"
 )
 
@@ -35,8 +36,11 @@ type Config struct {
 	Bind conn.Bind
 	// OpenInterface makes the host's side of the tunnels; nil: a TUN device or userspace networking, as the settings say.
 	OpenInterface func(InterfaceSpec) (dataplane.Interface, error)
-	Rand          io.Reader
-	Log           *slog.Logger
+	// Mapper asks the router for a port; nil: nat/portmap does, unless Bind is given or the settings forbid it. changed signals that the
+	// machine's network has changed.
+	Mapper func(port uint16, changed <-chan struct{}) reach.Mapper
+	Rand   io.Reader
+	Log    *slog.Logger
 }
 
 // Node is a running node. Its methods are safe for concurrent use.
@@ -53,6 +57,9 @@ type Node struct {
 	control  *control.Host
 	book     *discovery.Book
 	sequence *sequence
+
+	networkChanged chan struct{} // 1: the machine's addresses or routes have changed, or it was asleep
+	reach          atomic.Pointer[reach.Reach]
 
 	// mesh is nil while the node is in no mesh. It may be under way still: online is the same membership once all its parts are there.
 	mesh, online atomic.Pointer[membership]
@@ -76,7 +83,8 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, started: time.Now(), ready: make(chan struct{}), stop: make(chan struct{})}
+	n := &Node{cfg: cfg, log: cfg.Log, started: time.Now(), ready: make(chan struct{}), stop: make(chan struct{}),
+		networkChanged: make(chan struct{}, 1)}
 	n.phase.Store(localapi.StateOffline)
 	if err := n.open(); err != nil {
 		n.release()
@@ -105,7 +113,8 @@ func (n *Node) open() (err error) {
 	n.peers = peer.NewTable(n.key.ID())
 	n.socket, err = underlay.Open(underlay.Config{
 		Key: n.key, Peers: n.peers, Bind: n.cfg.Bind, Port: n.cfg.Settings.Port, Listen: n.cfg.Settings.Listen,
-		Exclude: n.isOverlay, Rand: n.cfg.Rand, Log: n.log,
+		Exclude: n.isOverlay, Changes: n.networkChanged, Assist: n.assist, Pipes: !n.cfg.Settings.NoRelay,
+		RelayCapacity: underlay.RelayCapacity{BytesPerSecond: n.cfg.Settings.RelayRate}, Rand: n.cfg.Rand, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -166,6 +175,9 @@ func (n *Node) Joined() bool { return coordinator.Exists(n.folder.path) }
 func (n *Node) Run(ctx context.Context) error {
 	defer n.release()
 	defer context.AfterFunc(ctx, func() { n.finish(nil) })()
+	watching, endWatch := context.WithCancel(ctx)
+	defer endWatch()
+	go n.watchNetwork(watching)
 	if err := n.tryInterface(); err != nil {
 		return startFailure(err, n.cfg.Settings)
 	}

@@ -27,10 +27,11 @@ func (n *Node) Status(ctx context.Context) (*localapi.Status, error) {
 	_ = n.awaitReady(starting)
 	s := &localapi.Status{Self: localapi.Self{
 		ID: n.ID().String(), Name: n.cfg.Settings.Name, Region: n.cfg.Settings.Region, Role: localapi.RoleMember, State: n.phase.Load().(string),
-		NAT: "unknown",
+		NAT: peer.NATUnknown.String(),
 	}}
-	for _, e := range n.socket.LocalEndpoints() {
-		s.Self.Endpoints = append(s.Self.Endpoints, e.String())
+	s.Self.Endpoints = texts(addressesOf(n.endpoints()))
+	if r := n.reach.Load(); r != nil {
+		s.Self.NAT = r.NAT().String()
 	}
 	m := n.online.Load()
 	if m == nil {

@@ -2,7 +2,6 @@ package node
 
 import (
 	"cmp"
-	"context"
 	"net/netip"
 	"slices"
 
@@ -12,19 +11,6 @@ import (
 	"github.com/phantommesh/phantommesh/peer"
 	"github.com/phantommesh/phantommesh/reach"
 )
-
-// Netcheck asks others anew how they see this node.
-func (n *Node) Netcheck(context.Context) (*localapi.Netcheck, error) {
-	return nil, localapi.Fail(localapi.Failed, "this version cannot check the network", nil, "")
-}
-
-// Why explains the path to a node.
-func (n *Node) Why(_ context.Context, r localapi.WhyRequest) (*localapi.Why, error) {
-	if _, err := n.find(r.Node); err != nil {
-		return nil, err
-	}
-	return nil, localapi.Fail(localapi.Failed, "this version cannot explain paths", nil, "")
-}
 
 // netcheckAnswer puts a report into the shape of the local API. name gives members theirs.
 func netcheckAnswer(r reach.Report, name func(identity.NodeID) string) *localapi.Netcheck {

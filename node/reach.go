@@ -1,0 +1,173 @@
+package node
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strconv"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/internal/netchange"
+	"github.com/phantommesh/phantommesh/nat/portmap"
+	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/reach"
+)
+
+// startReach brings up what gets this node to the others and them to it.
+func (m *membership) startReach() (err error) {
+	n := m.node
+	s := n.cfg.Settings
+	cfg := reach.Config{
+		Underlay: reach.OverSocket(n.socket, s.RelayRate), Streams: reach.OverControl(n.control), Table: n.peers, NoRelay: s.NoRelay, STUN: s.STUN,
+		Resolve: n.resolve, Advertise: s.Advertise, NetworkChanged: m.networkChanged, Changed: func() { signal(m.publish) },
+		Rand: n.cfg.Rand, Log: n.log,
+	}
+	if !s.NoPortMapping {
+		cfg.Mapper = n.mapper(m.mapperChanged)
+	}
+	if m.reach, err = reach.New(cfg); err != nil {
+		return err
+	}
+	n.reach.Store(m.reach)
+	return nil
+}
+
+// mapper is who asks the router for a port; nil: nobody.
+func (n *Node) mapper(changed <-chan struct{}) reach.Mapper {
+	switch {
+	case n.cfg.Mapper != nil:
+		return n.cfg.Mapper(n.socket.Port(), changed)
+	case n.cfg.Bind != nil: // not this machine's network
+		return nil
+	}
+	return portMapper{portmap.New(portmap.Config{Port: n.socket.Port(), TCP: !n.cfg.Settings.NoRelay, Changed: changed, Log: n.log})}
+}
+
+// portMapper is portmap's mapper in reach's words.
+type portMapper struct{ *portmap.Mapper }
+
+// Mappings are those of UDP; TCP's port, if it is the same, is found by its number.
+func (p portMapper) Mappings() []reach.Mapping {
+	var out []reach.Mapping
+	for _, m := range p.Mapper.Mappings() {
+		if m.Transport == portmap.UDP {
+			out = append(out, reach.Mapping{Protocol: m.Protocol, External: m.External})
+		}
+	}
+	return out
+}
+
+// assist is how the underlay asks for help with a member that it cannot reach directly. Without a mesh there is none.
+func (n *Node) assist(id identity.NodeID) {
+	if r := n.reach.Load(); r != nil {
+		r.Assist(id)
+	}
+}
+
+// watchNetwork tells everybody who learned something of the network that it has changed. It ends with ctx.
+func (n *Node) watchNetwork(ctx context.Context) {
+	ours := func(name string) bool {
+		m := n.mesh.Load()
+		return m != nil && !m.userspace && name == m.tun
+	}
+	for e := range netchange.Watch(ctx, netchange.Config{IgnoreInterface: ours, Log: n.log}) {
+		n.log.Info("network changed", "what", e.Kind.String())
+		signal(n.networkChanged)
+		if m := n.mesh.Load(); m != nil {
+			signal(m.networkChanged)
+			signal(m.mapperChanged)
+		}
+	}
+}
+
+// resolve looks a host up, for STUN servers.
+func (n *Node) resolve(ctx context.Context, hostPort string) ([]netip.AddrPort, error) {
+	host, service, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveMax)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	var out []netip.AddrPort
+	for _, a := range addrs {
+		out = append(out, netip.AddrPortFrom(a.Unmap(), uint16(port)))
+	}
+	return out, err
+}
+
+// endpoints are the addresses that this node tells others, the likeliest first.
+func (n *Node) endpoints() []peer.Endpoint {
+	if r := n.reach.Load(); r != nil {
+		return r.Endpoints()
+	}
+	var out []peer.Endpoint
+	for _, a := range n.socket.LocalEndpoints() {
+		out = append(out, peer.Endpoint{Addr: a, Kind: peer.Local})
+	}
+	return out
+}
+
+func addressesOf(endpoints []peer.Endpoint) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, e := range endpoints {
+		out = append(out, e.Addr)
+	}
+	return out
+}
+
+// Netcheck asks members and servers anew what they see of this node.
+func (n *Node) Netcheck(ctx context.Context) (*localapi.Netcheck, error) {
+	m, err := n.membership("check the network")
+	if err != nil {
+		return nil, err
+	}
+	out := netcheckAnswer(m.reach.Netcheck(ctx), n.nameOf)
+	out.Coordinators = m.roundTrips(m.group.State().Coordinators.Voters)
+	return out, nil
+}
+
+// Why explains the path to a node.
+func (n *Node) Why(_ context.Context, q localapi.WhyRequest) (*localapi.Why, error) {
+	m, err := n.membership("explain paths")
+	if err != nil {
+		return nil, err
+	}
+	e, err := n.find(q.Node)
+	if err != nil {
+		return nil, err
+	}
+	if e.ID == n.ID() {
+		return nil, localapi.Fail(localapi.Usage, "no path leads to "+e.Member.Name, nil, "that is this node; phantom netcheck shows what it knows of its network")
+	}
+	return whyAnswer(m.reach.Explain(e.ID), n.path(e.ID), n.nameOf), nil
+}
+
+// nameOf is what people call a member.
+func (n *Node) nameOf(id identity.NodeID) string {
+	if e, ok := n.peers.Get(id); ok && e.Member != nil {
+		return e.Member.Name
+	}
+	return id.Short()
+}
+
+// roundTrips are those to members, by the paths that packets take now.
+func (m *membership) roundTrips(ids []identity.NodeID) localapi.List[localapi.RoundTrip] {
+	out := localapi.List[localapi.RoundTrip]{}
+	for _, id := range ids {
+		if id == m.node.ID() {
+			continue
+		}
+		rt := localapi.RoundTrip{ID: id.String(), Name: m.node.nameOf(id)}
+		if p, ok := m.node.socket.Path(id); ok {
+			rt.RTTMs = millis(p.RTT)
+		}
+		out = append(out, rt)
+	}
+	return out
+}
