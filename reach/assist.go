@@ -60,10 +60,14 @@ func (r *Reach) beginAssist(id identity.NodeID) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.alone[id] > 0 || r.assisted[id] {
+	if r.alone[id] > 0 {
 		return false
 	}
-	r.assisted[id] = true
+	if _, under := r.assisted[id]; under {
+		r.assisted[id] = true // a new search has begun before the help in the last one ended
+		return false
+	}
+	r.assisted[id] = false
 	r.historyLocked(id).wanted = time.Now()
 	return true
 }
@@ -72,9 +76,13 @@ func (r *Reach) beginAssist(id identity.NodeID) bool {
 func (r *Reach) help(id identity.NodeID) {
 	defer func() {
 		r.mu.Lock()
+		again := r.assisted[id]
 		delete(r.assisted, id)
 		r.mu.Unlock()
 		wake(r.wakeUpkeep)
+		if again && !r.hasPath(id) {
+			r.Assist(id)
+		}
 	}()
 	ctx, cancel := context.WithTimeout(r.ctx, assistTimeout)
 	defer cancel()

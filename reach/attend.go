@@ -173,7 +173,7 @@ func (r *Reach) probeAll(ctx context.Context, ids []identity.NodeID) {
 			}
 			r.note(id, func(n *relayNote) {
 				n.asked = time.Now()
-				if n.rtt = rtt; err != nil {
+				if n.rtt = max(rtt, time.Microsecond); err != nil { // zero says that there was no answer
 					n.rtt, n.reason = 0, err.Error()
 				}
 			})

@@ -76,7 +76,7 @@ type Reach struct {
 	offers      map[identity.NodeID]int
 	offersTotal int
 	kept        map[identity.NodeID]int // reasons to keep a path
-	// Members: searches in which nobody is to help, those being helped, and the history of all others.
+	// Members: searches in which nobody is to help, those being helped (true: asked for again), and the history of all.
 	alone    map[identity.NodeID]int
 	assisted map[identity.NodeID]bool
 	peers    map[identity.NodeID]*history

@@ -28,6 +28,7 @@ func (w *world) relays(n int) []*fakeNode {
 func TestTwoRelaysAreAtHandBeforeOneIsNeeded(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.relays(4)
+		time.Sleep(5 * time.Second)
 		us := w.add("us", false)
 		us.start()
 		time.Sleep(5 * time.Second)
