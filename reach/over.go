@@ -2,14 +2,12 @@ package reach
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/phantommesh/phantommesh/control"
 	"github.com/phantommesh/phantommesh/crypto/identity"
-	"github.com/phantommesh/phantommesh/nat"
 	"github.com/phantommesh/phantommesh/underlay"
 )
 
@@ -96,30 +94,6 @@ func (s *socket) Tried(id identity.NodeID) []Tried {
 		out = append(out, Tried{Addr: a.Endpoint, Via: a.Via, Pipe: kindOf(a.Way) == Pipe, Result: a.Result, RTT: a.RTT, At: a.When})
 	}
 	return out
-}
-
-// fanner is a socket that can open others.
-type fanner interface {
-	FanOut(ctx context.Context, id identity.NodeID, to netip.AddrPort, sockets int) error
-	FanIn(ctx context.Context, id identity.NodeID, plan nat.Plan) error
-}
-
-var errNoFan = errors.New("reach: the underlay cannot try many ports")
-
-// FanOut implements Underlay.
-func (s *socket) FanOut(ctx context.Context, id identity.NodeID, to netip.AddrPort, sockets int) error {
-	if f, ok := any(s.Socket).(fanner); ok {
-		return f.FanOut(ctx, id, to, sockets)
-	}
-	return errNoFan
-}
-
-// FanIn implements Underlay.
-func (s *socket) FanIn(ctx context.Context, id identity.NodeID, plan nat.Plan) error {
-	if f, ok := any(s.Socket).(fanner); ok {
-		return f.FanIn(ctx, id, plan)
-	}
-	return errNoFan
 }
 
 // Unsolicited implements Underlay: the socket does not tell who came first.
