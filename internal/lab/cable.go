@@ -111,9 +111,14 @@ func (c *Cable) Restore() { c.sw("link", "set", c.port, "up") }
 // Device is the name of the host's interface.
 func (c *Cable) Device() string { return c.device }
 
-// SetMTU changes what the link carries, as its host sees it too. What is larger and must not be fragmented, and comes from elsewhere, is lost
-// in silence if the host is an end, and answered with ICMP if it is a router.
-func (c *Cable) SetMTU(bytes int) { c.ip("link", "set", c.device, "mtu", fmt.Sprint(bytes)) }
+// SetMTU changes what the link carries. Both ends know where the other one is a router, which cuts what is too large or says so by ICMP; the segment
+// has no router, so what is too large for a host on it and comes from elsewhere is lost in silence.
+func (c *Cable) SetMTU(bytes int) {
+	c.ip("link", "set", c.device, "mtu", fmt.Sprint(bytes))
+	if c.at.gateway {
+		c.sw("link", "set", c.at.bridge, "mtu", fmt.Sprint(bytes))
+	}
+}
 
 // SetIPv4 gives the link another address in place of the one it has, the default route with it.
 func (c *Cable) SetIPv4(a netip.Addr) {

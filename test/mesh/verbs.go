@@ -239,9 +239,24 @@ func (n *Node) Ping(to string, pace, limit time.Duration, seen func(Echoed) bool
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	begin := time.Now()
+	for ctx.Err() == nil { // a node that is not known yet ends ping at once
+		if n.pingOnce(ctx, to, pace, func(e Echoed) bool {
+			e.At = time.Since(begin)
+			return seen(e)
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+// pingOnce runs phantom ping until it ends, or seen returns false, which it reports.
+func (n *Node) pingOnce(ctx context.Context, to string, pace time.Duration, seen func(Echoed) bool) bool {
+	n.t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
 	cmd := n.Host.Command(ctx, n.binary, "ping", "--state", n.State, "--json", "-c", fmt.Sprint(86400), "-i", pace.String(), "--timeout", "10s", to)
 	out, err := cmd.StdoutPipe()
-	begin := time.Now()
 	if err == nil {
 		err = cmd.Start()
 	}
@@ -252,11 +267,14 @@ func (n *Node) Ping(to string, pace, limit time.Duration, seen func(Echoed) bool
 	defer cancel()
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		var e Echoed
+		var e struct {
+			Echoed
+			Sequence int `json:"seq"` // 0: the summary
+		}
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			n.t.Fatalf("%s: ping printed %q: %v", n.Name, lines.Text(), err)
 		}
-		if e.At = time.Since(begin); !seen(e) {
+		if e.Sequence > 0 && !seen(e.Echoed) {
 			return true
 		}
 	}
