@@ -170,7 +170,8 @@ func TestLinkAddressesFromOutsideAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.mustConnect(b)
-		synctest.Wait() // for the challenges that belong to it
+		a.hears(b, nodeB)
+		synctest.Wait() // for the checks of that address, which belong to the search
 
 		checks := a.Stats().Checks
 		free := linkAddr(LinkPipe, 4711)
