@@ -55,7 +55,7 @@ func settle(t *testing.T, l *link, want way) {
 		}
 		return e.Lost || seen != want
 	}) {
-		t.Fatalf("from %s to %s: the path is %s after %s, want %s", l.a.Name, l.b.Name, seen, settled, want)
+		t.Fatalf("from %s to %s: the path is %s after %s, want %s\n%s", l.a.Name, l.b.Name, seen, settled, want, explanation(l.a, l.b))
 	}
 }
 

@@ -52,6 +52,11 @@ func theory(a, b kind) way {
 	return direct
 }
 
+// explanation is what the program itself says of a path.
+func explanation(a, b *mesh.Node) string {
+	return a.Do("why", b.Name).Stdout + a.Do("netcheck").Stdout + b.Do("netcheck").Stdout
+}
+
 const (
 	// pace of the pings that watch a pair.
 	pace = 50 * time.Millisecond
@@ -105,6 +110,9 @@ func (w *world) pair(a, b *end) found {
 		f.err = fmt.Errorf("no ping was answered in %s", patience)
 	case f.way != f.expected:
 		f.err = fmt.Errorf("the path is %s, theory says %s", f.way, f.expected)
+	}
+	if f.err != nil {
+		w.t.Logf("%s to %s: %v\n%s", a.Name, b.Name, f.err, explanation(a.Node, b.Node))
 	}
 	return f
 }
