@@ -114,7 +114,7 @@ func (n *Node) open() (err error) {
 	n.socket, err = underlay.Open(underlay.Config{
 		Key: n.key, Peers: n.peers, Bind: n.cfg.Bind, Port: n.cfg.Settings.Port, Listen: n.cfg.Settings.Listen,
 		Exclude: n.isOverlay, Changes: n.networkChanged, Assist: n.assist, Pipes: !n.cfg.Settings.NoRelay,
-		RelayCapacity: underlay.RelayCapacity{BytesPerSecond: n.cfg.Settings.RelayRate}, Rand: n.cfg.Rand, Log: n.log,
+		RelayCapacity: n.relayCapacity(), Rand: n.cfg.Rand, Log: n.log,
 	})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/phantommesh/phantommesh/nat/portmap"
 	"github.com/phantommesh/phantommesh/peer"
 	"github.com/phantommesh/phantommesh/reach"
+	"github.com/phantommesh/phantommesh/underlay"
 )
 
 // startReach brings up what gets this node to the others and them to it.
@@ -41,7 +42,10 @@ func (n *Node) mapper(changed <-chan struct{}) reach.Mapper {
 	case n.cfg.Bind != nil: // not this machine's network
 		return nil
 	}
-	return portMapper{portmap.New(portmap.Config{Port: n.socket.Port(), TCP: !n.cfg.Settings.NoRelay, Changed: changed, Log: n.log})}
+	return portMapper{portmap.New(portmap.Config{
+		Port: n.socket.Port(), TCP: !n.cfg.Settings.NoRelay, Changed: changed, Log: n.log,
+		Gateway: func() (portmap.Gateway, error) { return portmap.DefaultGateway(n.isOurDevice) },
+	})}
 }
 
 // portMapper is portmap's mapper in reach's words.
@@ -58,6 +62,15 @@ func (p portMapper) Mappings() []reach.Mapping {
 	return out
 }
 
+// What a node carries for others at most, unless it was told to carry nothing: as much as reach grants.
+func (n *Node) relayCapacity() underlay.RelayCapacity {
+	if n.cfg.Settings.NoRelay {
+		return underlay.RelayCapacity{}
+	}
+	most := reach.DefaultCapacity
+	return underlay.RelayCapacity{BytesPerSecond: n.cfg.Settings.RelayRate, Channels: most.Channels, Peers: most.Peers}
+}
+
 // assist is how the underlay asks for help with a member that it cannot reach directly. Without a mesh there is none.
 func (n *Node) assist(id identity.NodeID) {
 	if r := n.reach.Load(); r != nil {
@@ -67,11 +80,7 @@ func (n *Node) assist(id identity.NodeID) {
 
 // watchNetwork tells everybody who learned something of the network that it has changed. It ends with ctx.
 func (n *Node) watchNetwork(ctx context.Context) {
-	ours := func(name string) bool {
-		m := n.mesh.Load()
-		return m != nil && !m.userspace && name == m.tun
-	}
-	for e := range netchange.Watch(ctx, netchange.Config{IgnoreInterface: ours, Log: n.log}) {
+	for e := range netchange.Watch(ctx, netchange.Config{IgnoreInterface: n.isOurDevice, Log: n.log}) {
 		n.log.Info("network changed", "what", e.Kind.String())
 		signal(n.networkChanged)
 		if m := n.mesh.Load(); m != nil {
@@ -79,6 +88,12 @@ func (n *Node) watchNetwork(ctx context.Context) {
 			signal(m.mapperChanged)
 		}
 	}
+}
+
+// isOurDevice reports whether a network interface is this node's own tunnel.
+func (n *Node) isOurDevice(name string) bool {
+	m := n.mesh.Load()
+	return m != nil && !m.userspace && name == m.tun
 }
 
 // resolve looks a host up, for STUN servers.

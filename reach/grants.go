@@ -13,9 +13,9 @@ type Capacity struct {
 	PerPeer  int // of these, opened by one member
 }
 
-// What a relay takes on unless it is told otherwise. A registration costs a stream and a path that is kept alive, some 20 KB; a channel a
+// DefaultCapacity is what a relay takes on unless it is told otherwise. A registration costs a stream and a path that is kept alive, some 20 KB; a channel a
 // stream and a queue of at most 64 KB: 5 MB and 64 MB at worst.
-var defaultCapacity = Capacity{Peers: 256, Channels: 1024, PerPeer: 64}
+var DefaultCapacity = Capacity{Peers: 256, Channels: 1024, PerPeer: 64}
 
 // perPeerRegistrations is how many streams of one member may be registered: the one in use, and one that its node forgot when it was restarted,
 // until the connection's idle timeout finds out.

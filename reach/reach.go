@@ -98,7 +98,7 @@ func New(cfg Config) (*Reach, error) {
 		return nil, errors.New("reach: Config needs Underlay, Streams and Table")
 	}
 	if cfg.Capacity == (Capacity{}) {
-		cfg.Capacity = defaultCapacity
+		cfg.Capacity = DefaultCapacity
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
