@@ -208,7 +208,11 @@ func (g *Group) checkRequest(raw []byte) (*invitation.Request, error) {
 		return nil, refuse(RefusedMesh, "the invitation is for another mesh than this member's")
 	}
 	now := g.cfg.Now()
-	if off := req.Time.Sub(now); off > clockMax || off < -clockMax {
+	late := clockMax
+	if req.Invitation == "" {
+		late += ApprovalLife
+	}
+	if off := req.Time.Sub(now); off > clockMax || off < -late {
 		direction := "ahead"
 		if off < 0 {
 			direction, off = "behind", -off
@@ -233,15 +237,29 @@ func (g *Group) executeEnroll(ctx context.Context, r *replica, asker identity.No
 	if err != nil {
 		return nil, err
 	}
+	admit := func(certificate []byte) (Kind, any) {
+		return KindAdmit, admitBody{Invitation: req.Invitation, Request: sha256.Sum256(b.Request), Certificate: certificate}
+	}
+	return g.admit(ctx, r, asker, admission{req, g.draftAdmission, admit})
+}
+
+// admission is one way in: who asks, what the ledger has to say to it, and the command that carries it out.
+type admission struct {
+	request *invitation.Request
+	draft   func(*replica, *invitation.Request) (draft *certificate.Member, known *Member, err error)
+	command func(certificate []byte) (Kind, any)
+}
+
+func (g *Group) admit(ctx context.Context, r *replica, asker identity.NodeID, a admission) ([]byte, error) {
 	select { // admissions take turns: two at once would want the same address
 	case g.admitting <- struct{}{}:
 		defer func() { <-g.admitting }()
 	case <-ctx.Done():
 		return nil, ErrNoQuorum
 	}
-	id := req.Public.NodeID()
+	id := a.request.Public.NodeID()
 	for range admitTries {
-		proposal, known, err := g.draftAdmission(r, req)
+		proposal, known, err := a.draft(r, a.request)
 		if err != nil {
 			return nil, err
 		}
@@ -252,7 +270,8 @@ func (g *Group) executeEnroll(ctx context.Context, r *replica, asker identity.No
 		if err != nil {
 			return nil, fmt.Errorf("coordinator: sign the certificate of %s: %w", id.Short(), err)
 		}
-		res, err := g.propose(ctx, r, KindAdmit, asker, admitBody{Invitation: req.Invitation, Request: sha256.Sum256(b.Request), Certificate: raw})
+		kind, body := a.command(raw)
+		res, err := g.propose(ctx, r, kind, asker, body)
 		if errors.Is(err, errConflict) {
 			continue
 		}
@@ -272,6 +291,12 @@ func (g *Group) draftAdmission(r *replica, req *invitation.Request) (draft *cert
 		id := req.Public.NodeID()
 		if known, _ = l.State().Member(id); known != nil && known.Status != Active {
 			known, err = nil, outcast(known)
+			return
+		}
+		if req.Invitation == "" { // admitted by approval, or not at all
+			if known == nil {
+				err = refuse(RefusedInvitation, "nobody has approved this machine yet (phantom approve CODE on a member), and it shows no invitation")
+			}
 			return
 		}
 		inv, ok := l.Invitation(req.Invitation)

@@ -38,6 +38,8 @@ const (
 	opRollbackPolicy op = 14
 	opPolicies       op = 15 // the versions kept, without their texts
 	opPolicyText     op = 16 // one version
+
+	opApprove op = 17 // admit a node that has no invitation
 )
 
 type question struct {

@@ -14,7 +14,7 @@ import (
 // snapshots carry the lowest format that holds them, so that voters of an older program follow until one uses what is new.
 // A leader must not propose format n+1 before every voter understands it; should it happen, a ledger that does not
 // understand freezes (Ledger.Frozen) instead of guessing, and goes on from there once its program is updated.
-const LedgerFormat = 2
+const LedgerFormat = 3
 
 // Kind says what a command does. Numbers are part of the log format and never reused.
 type Kind uint8
@@ -34,9 +34,15 @@ const (
 // The kinds of format 2.
 const KindPolicy Kind = 9 // packet filter policy: set, or brought back
 
+// The kinds of format 3.
+const KindApprove Kind = 10 // a member that has no invitation, on the word of one that is in
+
 // format returns the lowest format that has the kind.
 func (k Kind) format() uint8 {
-	if k >= KindPolicy {
+	switch {
+	case k >= KindApprove:
+		return 3
+	case k >= KindPolicy:
 		return 2
 	}
 	return 1
@@ -63,6 +69,8 @@ func (k Kind) String() string {
 		return "keyring"
 	case KindPolicy:
 		return "policy"
+	case KindApprove:
+		return "approve"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }
@@ -125,6 +133,13 @@ type cancelBody struct {
 type admitBody struct {
 	_           struct{} `cbor:",toarray"`
 	Invitation  string
+	Request     [32]byte // SHA-256 of the signed request, for the audit log
+	Certificate []byte
+}
+
+// approveBody admits on the asker's word.
+type approveBody struct {
+	_           struct{} `cbor:",toarray"`
 	Request     [32]byte // SHA-256 of the signed request, for the audit log
 	Certificate []byte
 }

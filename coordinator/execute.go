@@ -33,6 +33,8 @@ var executions = map[op]execution{
 	opRollbackPolicy: on((*Group).executeRollbackPolicy),
 	opPolicies:       on((*Group).executePolicies),
 	opPolicyText:     on((*Group).executePolicyText),
+
+	opApprove: on((*Group).executeApprove),
 }
 
 // on decodes the body for an execution.

@@ -8,6 +8,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/crypto/invitation"
 )
 
 // settle waits until the group has its size in the eyes of all its voters: then the last change is committed.
@@ -483,6 +486,62 @@ func TestPulledStateCannotBeAltered(t *testing.T) {
 		}
 		if err := try(func(*builder) {}); err != nil || !victim.group.Trust().Revoked(nodes[1].id()) {
 			t.Errorf("the true one: %v", err)
+		}
+	})
+}
+
+// approvalRequest is a request of a machine without an invitation.
+func (m *member) approvalRequest(mesh identity.MeshID, at time.Time) []byte {
+	m.lab.t.Helper()
+	raw, err := invitation.SignRequest(m.key, invitation.Request{Mesh: mesh, Name: m.name, Time: at})
+	if err != nil {
+		m.lab.t.Fatal(err)
+	}
+	return raw
+}
+
+func TestAnApprovalAdmitsOneMachineAndTheLogSaysWhoseWordItWas(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(3)
+		settle(l, 3)
+		mesh := nodes[0].group.State().Mesh.ID
+		late := l.node(3)
+		raw := late.approvalRequest(mesh, time.Now())
+		var refusal *Refused
+		if _, err := nodes[1].group.Enroll(t.Context(), raw); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "nobody has approved") {
+			t.Fatalf("before the approval: %v", err)
+		}
+		for range 2 { // the second changes nothing
+			if err := nodes[2].group.Approve(t.Context(), raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(ApprovalLife) // the request may be as old as that when it is taken in
+		a, err := nodes[1].group.Enroll(t.Context(), raw)
+		if err != nil || a.Member.NodeID() != late.id() {
+			t.Fatalf("after it: %v", err)
+		}
+		if _, err := nodes[1].group.enrollStranger(t.Context(), l.node(4).id(), raw); !errors.As(err, &refusal) || refusal.Code != RefusedRequest {
+			t.Errorf("another node was given the answer: %v", err)
+		}
+		log, err := nodes[0].group.Audit(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(log.Entries, func(e AuditEntry) bool { return e.Action == "approve" })
+		if i < 0 || log.Entries[i].Asker != nodes[2].id() || !strings.Contains(log.Entries[i].Subject, late.id().String()) {
+			t.Errorf("the log says %+v", log.Entries)
+		}
+		if err := nodes[0].group.Revoke(t.Context(), late.id(), "test"); err != nil {
+			t.Fatal(err)
+		}
+		again := late.approvalRequest(mesh, time.Now())
+		if err := nodes[0].group.Approve(t.Context(), again); !errors.As(err, &refusal) || refusal.Code != RefusedRevoked {
+			t.Errorf("a revoked node came back: %v", err)
+		}
+		token := nodes[0].invite(InviteSpec{})
+		if err := nodes[0].group.Approve(t.Context(), l.node(5).request(token, time.Now())); !errors.As(err, &refusal) {
+			t.Errorf("a request with an invitation was approved: %v", err)
 		}
 	})
 }

@@ -76,7 +76,7 @@ func NewLedger() *Ledger {
 // Result is what a command came to.
 type Result struct {
 	Refused *Refused // nil: done
-	Member  *Member  // of KindAdmit, KindReissue, KindRevoke
+	Member  *Member  // of KindAdmit, KindApprove, KindReissue, KindRevoke
 	Policy  *Policy  // of KindPolicy
 	Frozen  error    // the ledger did not apply it and will apply nothing more (ErrTooOld)
 }
@@ -171,6 +171,8 @@ func (l *Ledger) dispatch(c Command, index uint64) (Result, string) {
 		return apply(c, index, l.keyring)
 	case KindPolicy:
 		return apply(c, index, l.policy)
+	case KindApprove:
+		return apply(c, index, l.approve)
 	}
 	return noSuchKind(c), ""
 }

@@ -66,6 +66,31 @@ func (l *Ledger) admit(s step[admitBody]) (Result, string) {
 	return Result{Member: member}, subject
 }
 
+// approve takes in a member on the word of another. The leader has checked the request; here is what may race.
+func (l *Ledger) approve(s step[approveBody]) (Result, string) {
+	m, err := l.state.trust.VerifyMember(s.body.Certificate, s.at)
+	if err != nil {
+		return refused(RefusedRequest, "the member certificate does not verify: %v", err), ""
+	}
+	id := m.NodeID()
+	subject := fmt.Sprintf("%s %s %s", id, m.Name, m.IPv4)
+	if old, ok := l.state.Member(id); ok {
+		if old.Status != Active {
+			return Result{Refused: outcast(old)}, subject
+		}
+		return Result{Member: old}, subject
+	}
+	if !l.state.Active(s.asker) {
+		return refused(RefusedNotAllowed, "%s is not an active member of the mesh", s.asker.Short()), subject
+	}
+	if r := l.fits(m, s.at); r != nil {
+		return Result{Refused: r}, subject
+	}
+	member := &Member{ID: id, Certificate: m, Raw: s.body.Certificate, Status: Active, Version: s.index, Since: s.at}
+	l.put(member)
+	return Result{Member: member}, subject
+}
+
 // readmit answers a node that is in the ledger already: its answer may have been lost on the way.
 func readmit(old *Member, invitation string) Result {
 	switch {

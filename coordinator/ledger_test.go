@@ -319,8 +319,8 @@ func TestAuditNamesWhoAskedAndDetectsChanges(t *testing.T) {
 func FuzzLedgerCommand(f *testing.F) {
 	base, _ := founded(f, "10.0.0.0/28")
 	for _, body := range []any{inviteBody{ID: "x", Key: [32]byte{1}, Uses: 1, Expires: day0.Add(time.Hour).UnixMilli()}, cancelBody{ID: "x"}, keyringBody{Keys: [][]byte{make([]byte, 32)}},
-		policyBody{ID: [16]byte{1}, Text: pingOnly}, policyBody{ID: [16]byte{2}, Back: true}} {
-		for kind := range KindPolicy + 1 {
+		policyBody{ID: [16]byte{1}, Text: pingOnly}, policyBody{ID: [16]byte{2}, Back: true}, approveBody{Certificate: []byte{1}}} {
+		for kind := range KindApprove + 1 {
 			c, _ := newCommand(kind, day0, testKey(0).ID(), body)
 			b, _ := c.encode()
 			f.Add(b)

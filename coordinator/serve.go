@@ -168,7 +168,7 @@ func (g *Group) serveEnroll(ctx context.Context, s Stream) {
 	if err := g.enrolling.Wait(ctx); err != nil {
 		return // the joiner has given up, or would have to wait longer than it has
 	}
-	a, err := g.enroll(ctx, req.Request)
+	a, err := g.enrollStranger(ctx, s.Peer().ID, req.Request)
 	if err := wire.WriteMessage(s, answerOf(a, err), answerMax); err != nil {
 		g.cfg.Log.Debug("coordinator: a joiner did not take its answer", "err", err)
 	}

@@ -172,3 +172,17 @@ func (s *Socket) LocalEndpoints() []netip.AddrPort {
 	}
 	return out
 }
+
+// From returns where the packets of a node come from that need not be a member: of a stranger, by the key that its path was checked with.
+// Not valid while there is no path.
+func (s *Socket) From(key identity.WireGuardKey) netip.AddrPort {
+	n := s.nodes.get(key)
+	if n == nil {
+		return netip.AddrPort{}
+	}
+	r := n.active.Load()
+	if r == nil {
+		return netip.AddrPort{}
+	}
+	return r.source.addr
+}
