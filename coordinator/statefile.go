@@ -30,7 +30,11 @@ func encodeState(to io.Writer, s *State) error {
 }
 
 func decodeState(from io.Reader) (*State, error) {
-	r := bufio.NewReader(io.LimitReader(from, stateFileMax))
+	return decodeStateFrom(bufio.NewReader(io.LimitReader(from, stateFileMax)))
+}
+
+// decodeStateFrom reads a state and nothing behind it.
+func decodeStateFrom(r io.Reader) (*State, error) {
 	magic := make([]byte, len(stateMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != stateMagic {
 		return nil, errors.New("it does not begin as a state file of this program version does")

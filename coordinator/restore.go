@@ -1,0 +1,212 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/crypto/seal"
+)
+
+// A backup is old: since it was made its node may have given votes and confirmed entries that its log there does not show. So neither log,
+// term nor vote of a replica is ever brought back. Two ways lead on:
+//
+//   - As a member: the state alone, marked as of one that has forgotten what it promised (hasForgotten). The node gets no vote until the
+//     group's leader has confirmed that it has none; what was decided since it pulls from the others.
+//   - As the only coordinator, after all others are lost for good: the ledger becomes the snapshot of a new log, at an index and in a term
+//     beyond whatever the lost group can have reached, with this node as the only voter. Members take its state because its version is higher
+//     than theirs; a voter of the old group that turns up after all has the lower term, and gives its replica up (confirmRemoval).
+
+// Restoring is what to restore, and where.
+type Restoring struct {
+	Dir      string // the state folder, without a mesh
+	Key      *identity.Key
+	RootKey  []byte // as the file root.key held it; nil if it is not in the backup
+	Snapshot Snapshot
+	// AsOnlyCoordinator founds the group anew on this node.
+	AsOnlyCoordinator bool
+	Now               time.Time
+	NoSync            bool // see Config
+}
+
+// ErrNotCoordinator: the mesh cannot be founded anew on what this backup holds.
+var ErrNotCoordinator = errors.New("this backup holds neither the mesh's root key nor a coordinator's right to sign, so that the mesh's members would " +
+	"not accept what this machine decides; restore the backup of a machine that was a coordinator, or of the one that founded the mesh")
+
+// Restore makes the mesh's folder from a backup. Like founding, it leaves either nothing or a member on disk. Errors: ErrExists, *Refused for a
+// node that was revoked or left, ErrNotCoordinator, *DamagedError.
+func Restore(r Restoring) error {
+	state := r.Snapshot.latest()
+	m, ok := state.Member(r.Key.ID())
+	switch {
+	case !ok:
+		return errOtherNode
+	case m.Status != Active:
+		return outcast(m)
+	}
+	root, err := r.rootKey()
+	if err != nil {
+		return err
+	}
+	var ledger *Ledger
+	if r.AsOnlyCoordinator {
+		if ledger, err = refound(r.Snapshot, r.Key, root, r.Now); err != nil {
+			return err
+		}
+	}
+	path, err := beginDir(r.Dir)
+	if err != nil {
+		return foundError(r.Dir, err)
+	}
+	if err := r.fill(path, ledger); err != nil {
+		return foundError(r.Dir, errors.Join(err, os.RemoveAll(path)))
+	}
+	if err := commitDir(r.Dir); err != nil {
+		return foundError(r.Dir, err)
+	}
+	return nil
+}
+
+func (r Restoring) rootKey() (*identity.RootKey, error) {
+	if len(r.RootKey) == 0 {
+		return nil, nil
+	}
+	secret, err := seal.Unwrap(rootKind, r.RootKey)
+	if err != nil {
+		return nil, fmt.Errorf("coordinator: the root key in the backup: %w", err)
+	}
+	root, err := identity.UnmarshalRoot(secret)
+	if err != nil {
+		return nil, fmt.Errorf("coordinator: the root key in the backup: %w", err)
+	}
+	if root.ID() != r.Snapshot.Mesh().ID {
+		return nil, errors.New("coordinator: the root key in the backup is of another mesh than its state")
+	}
+	return root, nil
+}
+
+// fill writes the mesh's files into a folder that nobody reads yet; a ledger to found the group anew on, or nil.
+func (r Restoring) fill(path string, ledger *Ledger) error {
+	if len(r.RootKey) > 0 {
+		if err := writeSynced(filepath.Join(path, rootName), r.RootKey); err != nil {
+			return err
+		}
+	}
+	if err := markVoter(path); err != nil {
+		return err
+	}
+	if ledger == nil {
+		return writeStateFile(filepath.Join(path, stateName), r.Snapshot.latest())
+	}
+	term := nextTerm(r.Snapshot.State.Coordinators.Term, r.Now)
+	if err := seedReplica(filepath.Join(path, raftName), ledger, r.Key.ID(), term, r.NoSync); err != nil {
+		return err
+	}
+	view := Coordinators{Term: term, Voters: []identity.NodeID{r.Key.ID()}, AsOf: r.Now}
+	return writeStateFile(filepath.Join(path, stateName), ledger.State().withCoordinators(view))
+}
+
+// Beyond the lost group: it decided less than a thousand times a second and elected less than once a second since 1970, so the clock is ahead of
+// both, also of a group that was founded anew before. A clock that stands is made up for by a margin over what the backup saw.
+const (
+	indexMargin = 1 << 24
+	termMargin  = 1 << 16
+)
+
+func nextIndex(seen uint64, now time.Time) uint64 {
+	return max(seen+indexMargin, uint64(max(now.UnixMilli(), 0)))
+}
+
+func nextTerm(seen uint64, now time.Time) uint64 {
+	return max(seen+termMargin, uint64(max(now.Unix(), 0)))
+}
+
+// refound makes the ledger that a group founded anew on one node goes on from.
+func refound(s Snapshot, key *identity.Key, root *identity.RootKey, now time.Time) (*Ledger, error) {
+	l := s.Ledger
+	if l == nil || l.state.Version < s.State.Version {
+		l = ledgerOf(s.State) // a plain member's: without invitations and the past
+	}
+	if l.frozen != nil {
+		return nil, l.frozen
+	}
+	l = l.clone()
+	self, before := key.ID(), max(l.applied, l.state.Version)
+	index := nextIndex(before, now)
+	depth, issuer := l.state.trust.IssuerDepth(self, now)
+	switch {
+	case root != nil && (!issuer || depth < certificate.DepthParent):
+		raw, err := certificate.SignIssuerByRoot(root, certificate.Issuer{Public: *key.Public(), Mesh: l.state.Mesh.ID, Depth: certificate.DepthParent,
+			NotBefore: now, NotAfter: now.Add(certificate.IssuerLife), Serial: serial(now, 0)})
+		if err != nil {
+			return nil, err
+		}
+		signed, trust, err := addIssuer(l.state.trust, raw)
+		if err != nil {
+			return nil, err
+		}
+		l.state = l.state.withIssuer(&Issuer{ID: self, Depth: signed.Depth, Raw: raw, Version: index}, trust)
+	case !issuer:
+		return nil, ErrNotCoordinator
+	}
+	m, ok := l.state.Member(self)
+	if !ok || m.Status != Active {
+		return nil, errOtherNode
+	}
+	next := *m
+	next.Version = index // the state's version is that of its newest entry
+	l.put(&next)
+	l.applied = index
+	l.audit.append(AuditEntry{Index: index, Time: now, Asker: self, Action: "restore", Outcome: "done",
+		Subject: fmt.Sprintf("group founded anew on %s from version %d", self.Short(), before)})
+	return l, nil
+}
+
+// ledgerOf makes a ledger of a state.
+func ledgerOf(s *State) *Ledger {
+	l := NewLedger()
+	l.state, l.applied = s.withHead(nil).withCoordinators(Coordinators{}), s.Version
+	if s.Policy != nil {
+		l.policies = []*Policy{s.Policy}
+	}
+	for _, m := range s.Members {
+		l.index(m)
+	}
+	return l
+}
+
+// seedReplica writes a replica whose log begins with a snapshot, and whose only voter is self.
+func seedReplica(dir string, ledger *Ledger, self identity.NodeID, term uint64, noSync bool) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	store, err := openLog(filepath.Join(dir, logFile), noSync)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(store.SetUint64([]byte(currentTermKey), term), store.Close()); err != nil {
+		return err
+	}
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, newRaftLog(slog.New(slog.DiscardHandler), time.Now))
+	if err != nil {
+		return err
+	}
+	configuration := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: serverID(self), Address: serverAddress(self)}}}
+	// The transport only writes the address down.
+	_, transport := raft.NewInmemTransport("")
+	sink, err := snapshots.Create(1, ledger.applied, term, configuration, ledger.applied, transport)
+	if err != nil {
+		return err
+	}
+	if err := ledger.Encode(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return errors.Join(sink.Close(), syncDir(dir))
+}
