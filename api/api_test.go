@@ -48,6 +48,14 @@ func (s *stub) Invite(_ context.Context, r InviteRequest) (*Invite, error) {
 }
 func (s *stub) Tag(context.Context, TagRequest) (*Tagged, error)        { return nil, s.err }
 func (s *stub) Rename(context.Context, RenameRequest) (*Renamed, error) { return nil, s.err }
+func (s *stub) Snapshot(_ context.Context, w io.Writer) error {
+	if s.err != nil {
+		return s.err
+	}
+	_, err := w.Write(bytes.Repeat([]byte("snapshot"), 1<<18))
+	return err
+}
+
 func (s *stub) Audit(_ context.Context, verify bool) (*Audit, error) {
 	return &Audit{Verified: &verify}, s.err
 }

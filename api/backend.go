@@ -38,6 +38,8 @@ type (
 	Audit           = localapi.Audit
 	AuditEntry      = localapi.AuditEntry
 	AuditWitness    = localapi.AuditWitness
+	Backup          = localapi.Backup
+	Restored        = localapi.Restored
 	Revoked         = localapi.Revoked
 	PingRequest     = localapi.PingRequest
 	PingReply       = localapi.PingReply
@@ -84,6 +86,9 @@ type Backend interface {
 	Rename(ctx context.Context, r RenameRequest) (*Renamed, error)
 	// Audit gives the log of decisions; with verify it is held against every coordinator's own copy.
 	Audit(ctx context.Context, verify bool) (*Audit, error)
+
+	// Snapshot writes what the node knows of its mesh, for a backup: a coordinator the whole ledger, any other member the signed state.
+	Snapshot(ctx context.Context, w io.Writer) error
 
 	// Ping sends r.Count echoes and calls emit for each, answered or lost, in order. It returns early with emit's error.
 	Ping(ctx context.Context, r PingRequest, emit func(PingReply) error) error

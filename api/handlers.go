@@ -50,6 +50,7 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("POST /v1/policy/check", longCommand(policyBodyMax, decisionTimeout, b.CheckPolicy))
 	mux.Handle("POST /v1/policy/set", longCommand(policyBodyMax, decisionTimeout, b.SetPolicy))
 	mux.Handle("POST /v1/policy/rollback", command(decisionTimeout, b.RollbackPolicy))
+	mux.HandleFunc("GET /v1/snapshot", func(w http.ResponseWriter, r *http.Request) { snapshot(w, r, b) })
 	mux.Handle("POST /v1/enter", command(enterTimeout, silent(b.Enter)))
 	mux.Handle("POST /v1/wait", command(waitTimeoutMax, silent(func(ctx context.Context, q WaitRequest) error {
 		return waitInTime(ctx, q, b.Wait)

@@ -29,6 +29,8 @@
 // an issuer the root allowed to make issuers. Commands from the log are still verified: a certificate enters the ledger only
 // if it verifies there. A coordinator is trusted with every decision while it leads; revoke it when it cannot be. A state pulled from a member may be old, but neither altered nor cut: its digest is signed.
 //
+// Backups. backup.go writes what a node knows, restore.go brings it back without ever bringing back a vote or a log.
+//
 // Files, all below Config.Dir in mesh/: state.cbor (every member), root.key (the founder), voter and raft/ (voters).
 // The folder appears by one rename, so that founding and enrolling leave either nothing or a member.
 package coordinator

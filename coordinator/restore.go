@@ -113,15 +113,16 @@ func (r Restoring) fill(path string, ledger *Ledger) error {
 	return writeStateFile(filepath.Join(path, stateName), ledger.State().withCoordinators(view))
 }
 
-// Beyond the lost group: it decided less than a thousand times a second and elected less than once a second since 1970, so the clock is ahead of
-// both, also of a group that was founded anew before. A clock that stands is made up for by a margin over what the backup saw.
+// Beyond the lost group: on average it decided less than decisionsPerSecond and elected less than once a second since 1970, so the clock is ahead
+// of both, also of a group that was founded anew before. A clock that stands is made up for by a margin over what the backup saw.
 const (
-	indexMargin = 1 << 24
-	termMargin  = 1 << 16
+	decisionsPerSecond = 16
+	indexMargin        = 1 << 24
+	termMargin         = 1 << 16
 )
 
 func nextIndex(seen uint64, now time.Time) uint64 {
-	return max(seen+indexMargin, uint64(max(now.UnixMilli(), 0)))
+	return max(seen+indexMargin, uint64(max(now.Unix(), 0))*decisionsPerSecond)
 }
 
 func nextTerm(seen uint64, now time.Time) uint64 {

@@ -279,3 +279,9 @@ func (n *fakeNode) Metrics(_ context.Context, w io.Writer) error {
 	_, err := fmt.Fprintf(w, "phantom_build_info{version=\"fake\"} 1\n")
 	return err
 }
+
+// Snapshot implements api.Backend.
+func (n *fakeNode) Snapshot(_ context.Context, w io.Writer) error {
+	_, err := io.WriteString(w, "snapshot")
+	return err
+}

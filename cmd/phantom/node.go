@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 
 	"github.com/phantommesh/phantommesh/api"
@@ -27,3 +28,12 @@ var newNode = func(settings config.Settings, log *slog.Logger) (runner, error) {
 
 // checkState looks at the files of a state folder while no node runs; doctor asks. A variable for the same reason.
 var checkState = func(dir string) []api.Finding { return node.CheckFolder(dir) }
+
+// What backup and restore do with the state folder; variables for the same reason.
+var (
+	packBackup     = node.PackBackup
+	folderSnapshot = node.FolderSnapshot
+	restoreBackup  = func(dir string, from io.Reader, how restoreHow) (*api.Restored, error) {
+		return node.Restore(dir, from, node.RestoreOptions{AsOnlyCoordinator: how.asOnlyCoordinator, AsMember: how.asMember})
+	}
+)
