@@ -167,7 +167,7 @@ func (r *Reach) networkChanged() {
 	r.mu.Lock()
 	for _, h := range r.peers {
 		h.pace.renew(now)
-		h.pace.fanned = time.Time{}
+		h.pace.fans = 0
 	}
 	for id, n := range r.relays {
 		n.asked, n.failed = time.Time{}, time.Time{}

@@ -43,6 +43,8 @@ type Path struct {
 	Via   identity.NodeID
 	RTT   time.Duration
 	Heard time.Time // when the last packet came from there
+	// Tunnel: packets of the overlay travel this way, not only gossip and the like.
+	Tunnel bool
 }
 
 // Tried is one address at which a member was looked for.
@@ -76,6 +78,8 @@ type Underlay interface {
 	// path, or ctx ends.
 	FanOut(ctx context.Context, id identity.NodeID, to netip.AddrPort, sockets int) error
 	FanIn(ctx context.Context, id identity.NodeID, plan nat.Plan) error
+	// DialPipe opens a TCP connection to whoever is at an address and returns the address of the link, to Try.
+	DialPipe(ctx context.Context, to netip.AddrPort) (netip.AddrPort, error)
 	// Keep keeps a path to a member, and its NAT mapping, alive.
 	Keep(id identity.NodeID, on bool)
 	// Tried are the latest results of looking for a member.

@@ -50,7 +50,7 @@ type socket struct {
 }
 
 func pathOf(p underlay.PathInfo) Path {
-	out := Path{Kind: kindOf(p.Way), Addr: p.Endpoint, Via: p.Via, RTT: p.RTT, Heard: p.Heard}
+	out := Path{Kind: kindOf(p.Way), Addr: p.Endpoint, Via: p.Via, RTT: p.RTT, Heard: p.Heard, Tunnel: p.Tunnel}
 	if out.Kind == Relayed {
 		out.Addr = netip.AddrPort{}
 	}

@@ -11,15 +11,19 @@ import (
 // One punch draws at most candidatesMax addresses × 6 checks × 312 bytes (264 with IPv6 and UDP headers) = 15 KB from us. A malicious member, which
 // can name any addresses, gets that for an offer of some 400 bytes on a connection that we authenticated: 37 bytes a byte, but at most punchBurst at
 // once and then one in punchGap: 1 KB/s toward others for each member gone bad, and no more than punchesMax at a time, 12 KB/s, for all together.
-// What a member's record draws is of the same size. A fan sends at most nat.FanPacketsMax checks of 312 bytes, 320 KB, to one IP address: once a peer
-// in fanGap, and once in fanRest for all, 11 KB/s.
+// What a member's record draws is of the same size. A fan sends at most nat.FanPacketsMax checks of 312 bytes, 320 KB, to one IP address: fansPerPeer
+// times a peer in fanGap, and for all together fanBurst at once and then one in fanRest, 21 KB/s. Only who has a tunnel with us gets one: with all
+// others a relayed path is good enough.
 const (
 	candidatesMax = nat.CandidatesMax
 	punchBurst    = 3
 	punchGap      = 15 * time.Second
 	punchesMax    = 4
 	fanGap        = 10 * time.Minute
-	fanRest       = 30 * time.Second
+	// fansPerPeer: one fan misses with 2 %, and more where the router forgets mappings under the load.
+	fansPerPeer = 2
+	fanBurst    = 4
+	fanRest     = 15 * time.Second
 )
 
 // punchBackoff are the waits after the first attempts; the last repeats.
@@ -32,7 +36,8 @@ type pace struct {
 
 	budget float64 // of punches, whoever begins them: a peer whose record changes all the time makes us begin
 	filled time.Time
-	fanned time.Time // last fan
+	fanned time.Time // first fan of those counted
+	fans   int
 }
 
 // due reports whether the next attempt of ours may begin.
@@ -68,4 +73,26 @@ func (p *pace) admit(now time.Time) bool {
 }
 
 // mayFan reports whether many ports may be tried with this peer now.
-func (p *pace) mayFan(now time.Time) bool { return p.fanned.IsZero() || now.Sub(p.fanned) >= fanGap }
+func (p *pace) mayFan(now time.Time) bool { return p.fans < fansPerPeer || now.Sub(p.fanned) >= fanGap }
+
+// beganFan counts a fan.
+func (p *pace) beganFan(now time.Time) {
+	if p.fans == 0 || now.Sub(p.fanned) >= fanGap {
+		p.fanned, p.fans = now, 0
+	}
+	p.fans++
+}
+
+// fanBudget is that of all peers together. The zero value is full.
+type fanBudget struct {
+	spent float64
+	at    time.Time
+}
+
+func (b *fanBudget) left(now time.Time) float64 {
+	if !b.at.IsZero() {
+		b.spent = max(0, b.spent-float64(now.Sub(b.at))/float64(fanRest))
+	}
+	b.at = now
+	return fanBurst - b.spent
+}

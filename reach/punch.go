@@ -130,13 +130,14 @@ func cleaned(s nat.Situation) nat.Situation {
 // mayFan reports whether we would try many ports with the member now.
 func (r *Reach) mayFan(id identity.NodeID) bool {
 	now := time.Now()
+	p, _ := r.net.Path(id)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.mayFanLocked(r.historyLocked(id), now)
+	return p.Tunnel && r.mayFanLocked(r.historyLocked(id), now)
 }
 
 func (r *Reach) mayFanLocked(h *history, now time.Time) bool {
-	return h.pace.mayFan(now) && (r.fanned.IsZero() || now.Sub(r.fanned) >= fanRest)
+	return h.pace.mayFan(now) && r.fans.left(now) >= 1
 }
 
 // beginPunch takes a place for an attempt of ours; false if it has to wait.
@@ -230,10 +231,14 @@ func (r *Reach) carryOut(ctx context.Context, id identity.NodeID, theirs brief) 
 	var fan sync.WaitGroup
 	defer fan.Wait()
 	defer cancel()
+	if ours := r.Situation(); ours.Kind == peer.NATBlocked {
+		fan.Go(func() { r.pipes(ctx, id, theirs.situation) })
+	}
 	timer := time.NewTimer(fanDelay)
 	defer timer.Stop()
 	for {
-		if p, ok := r.net.Path(id); ok && p.Kind == Direct {
+		// Over TCP is as good as it gets where UDP is blocked.
+		if p, ok := r.net.Path(id); ok && (p.Kind == Direct || p.Kind == Pipe && chosen.Approach == nat.RelayOnly) {
 			return chosen.Approach.String(), punchDirect
 		}
 		select {
@@ -245,6 +250,30 @@ func (r *Reach) carryOut(ctx context.Context, id identity.NodeID, theirs brief) 
 				fan.Go(func() { r.fan(ctx, id, chosen) })
 			}
 		}
+	}
+}
+
+// pipesMax bounds the TCP connections of one attempt.
+const pipesMax = 2
+
+// pipes tries the member over TCP: with UDP blocked here, and one of its addresses open to all, no relay is needed.
+func (r *Reach) pipes(ctx context.Context, id identity.NodeID, theirs nat.Situation) {
+	tried := 0
+	for _, e := range theirs.Candidates {
+		if tried == pipesMax {
+			return
+		}
+		if e.Kind == peer.Mapped || !nat.IsPublic(e.Addr.Addr()) {
+			continue
+		}
+		tried++
+		link, err := r.net.DialPipe(ctx, e.Addr)
+		if err != nil {
+			r.log.Debug("no pipe", "peer", id, "addr", e.Addr, "err", err)
+			continue
+		}
+		r.try(id, link)
+		return
 	}
 }
 
@@ -262,7 +291,8 @@ func (r *Reach) beginFan(id identity.NodeID) bool {
 	if !r.mayFanLocked(h, now) {
 		return false
 	}
-	h.pace.fanned, r.fanned = now, now
+	h.pace.beganFan(now)
+	r.fans.spent++
 	return true
 }
 

@@ -129,8 +129,8 @@ func TestOneHardNATIsFanned(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.talk(a, b, 9*time.Minute)
-		if a.fans != 1 || b.fans != 1 {
-			t.Errorf("%d and %d fans in nine minutes, want one on either side", a.fans, b.fans)
+		if a.fans != fansPerPeer || b.fans != fansPerPeer {
+			t.Errorf("%d and %d fans in nine minutes, want %d on either side", a.fans, b.fans, fansPerPeer)
 		}
 		if p := a.reach.Explain(b.id).Punches; p[0].Strategy != "fan out" {
 			t.Errorf("%+v", p[0])
@@ -185,7 +185,7 @@ func TestALiarDrawsFewChecks(t *testing.T) {
 		if most := punchBurst + minutes*60/15; agreed > most || victim.tries[liar.id] > most*candidatesMax {
 			t.Errorf("%d attempts and %d checks in %d minutes, at most %d", agreed, victim.tries[liar.id], minutes, most)
 		}
-		if victim.fans > 1 {
+		if victim.fans > fansPerPeer {
 			t.Errorf("%d fans", victim.fans)
 		}
 	})

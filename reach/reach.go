@@ -81,7 +81,7 @@ type Reach struct {
 	assisted map[identity.NodeID]bool
 	peers    map[identity.NodeID]*history
 	punching int       // punches under way
-	fanned   time.Time // when the last fan of all began
+	fans     fanBudget // of all members
 }
 
 // counters count since the start.

@@ -1,6 +1,8 @@
 package reach
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
@@ -45,7 +47,19 @@ func (r *Reach) upkeep() {
 // punchDue begins the attempts that are due and returns how long until the next is.
 func (r *Reach) punchDue(now time.Time) time.Duration {
 	next := upkeepInterval
-	for id, p := range r.net.Paths() {
+	paths := r.net.Paths()
+	// Tunnels first: places are few, and with whom only gossip is exchanged a relayed path is good enough for now.
+	order := slices.SortedFunc(maps.Keys(paths), func(a, b identity.NodeID) int {
+		if x, y := paths[a].Tunnel, paths[b].Tunnel; x != y {
+			if x {
+				return -1
+			}
+			return 1
+		}
+		return a.Compare(b)
+	})
+	for _, id := range order {
+		p := paths[id]
 		if p.Kind != Relayed && p.Kind != Pipe {
 			continue
 		}
@@ -79,6 +93,11 @@ func (r *Reach) mayPunch(id identity.NodeID, p Path, now time.Time) (wait time.D
 			h.pace.renew(now)
 		}
 	}
+	if p.Tunnel && !h.tunnel {
+		h.pace.renew(now) // somebody wants this path now: what was tried for gossip's sake counts for nothing
+		h.pace.next = time.Time{}
+	}
+	h.tunnel = p.Tunnel
 	switch {
 	case now.Sub(p.Heard) > inUse && now.Sub(h.wanted) > inUse, h.busy():
 		return 0, false

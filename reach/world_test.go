@@ -276,6 +276,7 @@ func (f *fakeNode) Connect(ctx context.Context, id identity.NodeID) error {
 
 // joinLocked makes p the path from f to o, and its like the way back.
 func (f *fakeNode) joinLocked(o *fakeNode, p Path) {
+	p.Tunnel = true
 	back := p
 	back.Addr, back.RTT = f.addr, f.rtt
 	if p.Kind == Relayed {
@@ -343,6 +344,10 @@ func (f *fakeNode) FanOut(context.Context, identity.NodeID, netip.AddrPort, int)
 	defer f.world.mu.Unlock()
 	f.fans++
 	return nil
+}
+
+func (f *fakeNode) DialPipe(context.Context, netip.AddrPort) (netip.AddrPort, error) {
+	return netip.AddrPort{}, errors.New("no TCP in this world")
 }
 
 func (f *fakeNode) FanIn(context.Context, identity.NodeID, nat.Plan) error {

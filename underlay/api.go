@@ -105,6 +105,8 @@ type PathInfo struct {
 	// Since is when packets began to travel this way, Heard when the last one came from there.
 	Since time.Time
 	Heard time.Time
+	// Tunnel: the WireGuard device has the node as a peer, so that packets of the overlay travel this way, or did minutes ago.
+	Tunnel bool
 	// Standby are the other validated ways to the node.
 	Standby []Way
 }

@@ -94,7 +94,9 @@ const orphanInterval = time.Second
 func (s *Socket) WireGuardKnown(key identity.WireGuardKey, known bool) {
 	if e, ok := s.peers.ByKey(key); ok {
 		if n := s.memberNode(e.ID); n != nil {
-			n.wireGuardKnown.Store(known)
+			if n.wireGuardKnown.Swap(known) != known {
+				s.watchers.notify() // PathInfo.Tunnel
+			}
 		}
 	}
 }

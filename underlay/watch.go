@@ -66,6 +66,7 @@ func (n *node) pathInfo() (PathInfo, bool) {
 	if id := n.member.Load(); id != nil {
 		info.ID = *id
 	}
+	info.Tunnel = n.wireGuardKnown.Load()
 	if r := n.active.Load(); r != nil {
 		info.Heard = n.socket.when(instant(r.source.received.Load()))
 	}

@@ -52,6 +52,7 @@ type Netcheck struct {
 	Mapped       []netip.AddrPort
 	PortMapping  struct{ Protocol, External string } `json:"port_mapping"`
 	UDP, IPv6    bool
+	Reachable    bool
 	Relays       []struct {
 		ID, Name string
 		AtHand   bool    `json:"at_hand"`

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/phantommesh/phantommesh/internal/lab"
 	"github.com/phantommesh/phantommesh/test/mesh"
 )
 
@@ -77,6 +78,38 @@ type found struct {
 	err      error
 }
 
+// settlePair waits until both ends know their network and have relays at hand where they need them, and the first knows that of the other: what is
+// measured is the first packet between two members, not the start of two.
+func settlePair(a, b *end) error {
+	for _, e := range []*end{a, b} {
+		err := lab.Eventually(settled, func() error {
+			var c mesh.Netcheck
+			e.Get(&c, "netcheck")
+			atHand := 0
+			for _, r := range c.Relays {
+				if r.AtHand {
+					atHand++
+				}
+			}
+			if c.NAT == "unknown" || !c.Reachable && atHand < 2 {
+				return fmt.Errorf("%s: NAT %s, reachable %t, %d relays at hand", e.Name, c.NAT, c.Reachable, atHand)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return lab.Eventually(settled, func() error {
+		var y mesh.Why
+		a.Get(&y, "why", b.Name)
+		if y.Peer.NAT == "unknown" {
+			return fmt.Errorf("%s does not know the NAT of %s", a.Name, b.Name)
+		}
+		return nil
+	})
+}
+
 // pair measures a pair: both ends are killed, the routers forget them, and once both are back in the mesh one pings the other.
 func (w *world) pair(a, b *end) found {
 	f := found{a: a.kind, b: b.kind, expected: theory(a.kind, b.kind), way: none}
@@ -90,6 +123,10 @@ func (w *world) pair(a, b *end) found {
 		if f.err = e.Await(settled); f.err != nil {
 			return f
 		}
+	}
+	if f.err = settlePair(a, b); f.err != nil {
+		w.t.Logf("%s to %s: %v\n%s", a.Name, b.Name, f.err, explanation(a.Node, b.Node))
+		return f
 	}
 	a.Ping(b.Name, pace, patience, func(e mesh.Echoed) bool {
 		if e.Lost {
