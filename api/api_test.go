@@ -56,6 +56,7 @@ func (s *stub) Snapshot(_ context.Context, w io.Writer) error {
 	return err
 }
 
+func (s *stub) Recover(context.Context, RecoverRequest) (*Recovered, error) { return nil, s.err }
 func (s *stub) Audit(_ context.Context, verify bool) (*Audit, error) {
 	return &Audit{Verified: &verify}, s.err
 }

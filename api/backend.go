@@ -33,6 +33,9 @@ type (
 	RevokeRequest   = localapi.RevokeRequest
 	TagRequest      = localapi.TagRequest
 	Tagged          = localapi.Tagged
+	RecoverRequest  = localapi.RecoverRequest
+	Recovered       = localapi.Recovered
+	NamedNode       = localapi.NamedNode
 	RenameRequest   = localapi.RenameRequest
 	Renamed         = localapi.Renamed
 	Audit           = localapi.Audit
@@ -68,6 +71,8 @@ type Backend interface {
 	Status(ctx context.Context) (*Status, error)
 	Members(ctx context.Context) (*MemberList, error)
 	Coordinators(ctx context.Context) (*CoordinatorList, error)
+	// Recover makes the node the only voter, or tells what that would do; it refuses while the group has a quorum.
+	Recover(ctx context.Context, r RecoverRequest) (*Recovered, error)
 
 	Invite(ctx context.Context, r InviteRequest) (*Invite, error)
 	Invitations(ctx context.Context) (*InvitationList, error)

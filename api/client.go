@@ -85,6 +85,10 @@ func (c *Client) Process(ctx context.Context) (*Process, error) {
 	return get[Process](ctx, c, "/v1/process")
 }
 
+func (c *Client) Recover(ctx context.Context, r RecoverRequest) (*Recovered, error) {
+	return ask[Recovered](ctx, c, http.MethodPost, "/v1/coordinators/recover", r)
+}
+
 func (c *Client) Invite(ctx context.Context, r InviteRequest) (*Invite, error) {
 	return ask[Invite](ctx, c, http.MethodPost, "/v1/invite", r)
 }

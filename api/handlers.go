@@ -39,6 +39,7 @@ func (s *Server) routes() http.Handler {
 
 	mux.Handle("POST /v1/why", command(queryTimeout, b.Why))
 	mux.Handle("POST /v1/invite", command(decisionTimeout, b.Invite))
+	mux.Handle("POST /v1/coordinators/recover", command(recoverTimeout, b.Recover))
 	mux.Handle("POST /v1/revoke", command(decisionTimeout, b.Revoke))
 	mux.Handle("POST /v1/tag", command(decisionTimeout, b.Tag))
 	mux.Handle("POST /v1/rename", command(decisionTimeout, b.Rename))

@@ -221,13 +221,37 @@ type status struct {
 	// Of a replica's audit chain: entries ever, and the hash they end in.
 	AuditCount uint64
 	AuditHead  [32]byte
+	// Of the state, and so of the log, if there is one.
+	Generation uint16
+	By         identity.NodeID
+}
+
+func (s status) lineage() Lineage { return Lineage{Generation: s.Generation, By: s.By} }
+
+// statusRequest tells, in the same go, what lineage the asker is of.
+type statusRequest struct {
+	_          struct{} `cbor:",toarray"`
+	Generation uint16
+	By         identity.NodeID
+}
+
+// heed pulls from an asker of a newer lineage: this node has been away while the mesh was recovered.
+func (g *Group) heed(asker identity.NodeID, body []byte) {
+	var r statusRequest
+	if wire.Unmarshal(body, &r) != nil {
+		return
+	}
+	if theirs := (Lineage{Generation: r.Generation, By: r.By}); theirs.newer(g.state.Load().Lineage()) {
+		g.PullSoon(asker)
+	}
 }
 
 func (g *Group) status(ctx context.Context) status {
-	v := g.State().Coordinators
-	out := status{Leader: v.Leader, Term: v.Term, Voters: v.Voters}
+	s := g.State()
+	v, l := s.Coordinators, s.Lineage()
+	out := status{Leader: v.Leader, Term: v.Term, Voters: v.Voters, Generation: l.Generation, By: l.By}
 	r := g.current()
-	if r == nil {
+	if r == nil || r.lineage != l {
 		return out
 	}
 	out.Replica, out.Applied = true, r.raft.AppliedIndex()
@@ -242,7 +266,12 @@ func (g *Group) status(ctx context.Context) status {
 }
 
 func (g *Group) askStatus(ctx context.Context, id identity.NodeID) (status, error) {
-	a, err := g.ask(ctx, id, question{Op: opStatus}, statusWait)
+	l := g.state.Load().Lineage()
+	body, err := wire.Marshal(statusRequest{Generation: l.Generation, By: l.By})
+	if err != nil {
+		return status{}, err
+	}
+	a, err := g.ask(ctx, id, question{Op: opStatus, Body: body}, statusWait)
 	if err == nil {
 		err = a.err()
 	}
@@ -292,9 +321,16 @@ func (g *Group) surveyLeader(ctx context.Context) (identity.NodeID, status) {
 	for range ask {
 		select {
 		case r := <-replies:
-			if r.err == nil && r.status.Leads && s.MaySpeakRaft(r.id, g.cfg.Now()) {
-				return r.id, r.status
+			if r.err != nil || !r.status.Leads || !s.MaySpeakRaft(r.id, g.cfg.Now()) {
+				continue
 			}
+			if l := r.status.lineage(); l != s.Lineage() {
+				if l.newer(s.Lineage()) {
+					g.PullSoon(r.id)
+				}
+				continue // one of us has been away
+			}
+			return r.id, r.status
 		case <-ctx.Done():
 			return identity.NodeID{}, status{}
 		}

@@ -14,7 +14,7 @@ import (
 // snapshots carry the lowest format that holds them, so that voters of an older program follow until one uses what is new.
 // A leader must not propose format n+1 before every voter understands it; should it happen, a ledger that does not
 // understand freezes (Ledger.Frozen) instead of guessing, and goes on from there once its program is updated.
-const LedgerFormat = 3
+const LedgerFormat = 4
 
 // Kind says what a command does. Numbers are part of the log format and never reused.
 type Kind uint8
@@ -37,9 +37,14 @@ const KindPolicy Kind = 9 // packet filter policy: set, or brought back
 // The kinds of format 3.
 const KindApprove Kind = 10 // a member that has no invitation, on the word of one that is in
 
+// The kinds of format 4.
+const KindRecover Kind = 11 // a member has made itself the only voter
+
 // format returns the lowest format that has the kind.
 func (k Kind) format() uint8 {
 	switch {
+	case k >= KindRecover:
+		return 4
 	case k >= KindApprove:
 		return 3
 	case k >= KindPolicy:
@@ -71,6 +76,8 @@ func (k Kind) String() string {
 		return "policy"
 	case KindApprove:
 		return "approve"
+	case KindRecover:
+		return "recover"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }

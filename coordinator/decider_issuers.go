@@ -8,13 +8,14 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 )
 
-// DecideIssuers gets an issuer certificate for every voter and everybody who is about to become one. The holder of the root key
+// DecideIssuers gets an issuer certificate for every voter, for everybody who is about to become one, and for who stands by. The holder of the root key
 // signs if it is here, and then the certificate allows to make further issuers; else any such parent signs a leaf. A leaf
 // becomes a parent when the holder is back.
 func DecideIssuers(s *State, o Observation) []Proposal {
 	var out []Proposal
 	wanted := append(slices.Clone(o.Voters), o.Staged...)
 	wanted = append(wanted, successors(s, o)...)
+	wanted = append(wanted, standby(s, o)...)
 	done := map[identity.NodeID]bool{}
 	for _, id := range wanted {
 		if done[id] || !s.Active(id) || len(out) == proposalsPerTick {

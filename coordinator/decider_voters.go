@@ -11,14 +11,15 @@ import (
 //  1. A leader that is no longer a member gives leadership away; other voters that are no longer members are removed.
 //  2. Who is wanted (successors) is staged first: it receives the log without a vote. All that are wanted are staged before the
 //     first is promoted, so that the group is even for milliseconds only.
-//  3. A voter gone for Grace is removed when a staged successor has caught up; one gone for Shrink is removed anyway
+//  3. One left over (standby) is staged to stay so.
+//  4. A voter gone for Grace is removed when a staged successor has caught up; one gone for Shrink is removed anyway
 //     (see removeLost).
-//  4. A voter too many (an even group, nobody gone) is removed.
+//  5. A voter too many (an even group, nobody gone) is removed.
 //
 // No change leaves the group without a living majority; what would, waits.
 func DecideVoters(s *State, o Observation) []Proposal {
 	steps := []func(*State, Observation) (Proposal, bool){
-		abdicate, removeOutcast, dropStaged, stageSuccessor, replaceOrPromote, removeLost, removeSurplus,
+		abdicate, removeOutcast, dropStaged, stageSuccessor, replaceOrPromote, removeLost, removeSurplus, stageStandby,
 	}
 	for _, step := range steps {
 		if p, ok := step(s, o); ok {
@@ -70,7 +71,7 @@ func dropStaged(s *State, o Observation) (Proposal, bool) {
 			continue // alive, but not yet stable again
 		case recentlyGone(o):
 			continue // who is needed may be different when it comes back
-		case o.alive(id) && !slices.Contains(successors(s, o), id):
+		case o.alive(id) && !slices.Contains(slices.Concat(successors(s, o), standby(s, o)), id):
 			return Proposal{Action: RemoveVoter, Node: id, Why: "no longer needed"}, true
 		}
 	}
@@ -89,6 +90,16 @@ func stageSuccessor(s *State, o Observation) (Proposal, bool) {
 	for _, id := range successors(s, o) {
 		if !slices.Contains(o.Staged, id) && s.MaySpeakRaft(id, o.Now) {
 			return Proposal{Action: Stage, Node: id, Why: "to become a voter"}, true
+		}
+	}
+	return Proposal{}, false
+}
+
+// stageStandby comes last: a change of the voters is more urgent.
+func stageStandby(s *State, o Observation) (Proposal, bool) {
+	for _, id := range standby(s, o) {
+		if !slices.Contains(o.Staged, id) && s.MaySpeakRaft(id, o.Now) {
+			return Proposal{Action: Stage, Node: id, Why: "to stand by"}, true
 		}
 	}
 	return Proposal{}, false

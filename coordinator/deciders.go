@@ -120,6 +120,24 @@ func successors(s *State, o Observation) []identity.NodeID {
 	return list[:max(0, min(missing, len(list)))]
 }
 
+// standby is who receives the log without a vote, for as long as it is not needed as a voter: the one left over when two or four could
+// vote. Should all the others be lost for good, it holds the whole ledger and may sign, so that a person can recover the mesh on it. From
+// five on the voters are many enough.
+func standby(s *State, o Observation) []identity.NodeID {
+	list := candidates(s, o)
+	next := successors(s, o)
+	if total := len(livingVoters(s, o)) + len(list); total > 5 || len(list) == len(next) {
+		return nil
+	}
+	rest := list[len(next):]
+	for _, id := range rest { // who is there already stays
+		if slices.Contains(o.Staged, id) {
+			return []identity.NodeID{id}
+		}
+	}
+	return rest[:1]
+}
+
 func livingVoters(s *State, o Observation) []identity.NodeID {
 	return slices.DeleteFunc(slices.Clone(o.Voters), func(id identity.NodeID) bool { return !s.Active(id) || !o.alive(id) })
 }

@@ -13,6 +13,9 @@
 //  6. pull.go: all other members fetch what is newer than theirs (protocol "state") from any member, verify every object
 //     against the mesh root and the whole against a head that a coordinator signed, and keep it in state.cbor.
 //
+// A quorum that is lost for good is replaced by a person's word: recover.go on the node that is chosen, recovery.go for what the mesh
+// keeps of it, overrule.go on those that were away.
+//
 // The deciders (deciders.go, decider_*.go) run on the leader: pure functions of the ledger, observations and the time, in a
 // table. Today they choose the voters, get them issuer certificates, and renew members' certificates. A further decider is one
 // new file and one new row.

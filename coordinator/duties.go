@@ -28,6 +28,8 @@ type watcher struct {
 	gone      map[identity.NodeID]time.Time
 	unwilling map[identity.NodeID]time.Time
 	askedAt   time.Time // confirmRemoval
+
+	heraldedAt time.Time
 }
 
 // steer does this node's duties, every tick and when something changed.
@@ -81,6 +83,10 @@ func (g *Group) tendReplica() *replica {
 	err := r.fence.fault()
 	if err == nil {
 		g.mu.Unlock()
+		if g.outdated(r) {
+			g.overrule(r)
+			return nil
+		}
 		return r
 	}
 	g.replica, g.fault, g.reopenAt = nil, err, g.cfg.Now().Add(reopenAfter)
@@ -160,8 +166,13 @@ func (g *Group) resignLocally(term uint64) error {
 	}()
 	if r != nil {
 		term = max(term, r.raft.CurrentTerm())
-		g.keepView(r)
+		if !g.outdated(r) { // what an outdated one believes is the past's
+			g.keepView(r)
+		}
 		r.stop()
+	}
+	if r != nil && g.outdated(r) {
+		term = 0 // what it has promised binds it in its own lineage only
 	}
 	if err := errors.Join(g.save(), keepTerm(g.mesh, term), wipeReplica(g.mesh)); err != nil {
 		return err
@@ -187,6 +198,7 @@ func (g *Group) lead(r *replica) {
 		g.cfg.Log.Error("coordinator: this node must not lead", "err", err)
 		return
 	}
+	g.herald(r)
 	o := g.observeMesh(r)
 	for _, d := range Deciders {
 		for i, p := range d.Decide(g.ledgerState(r), o) {

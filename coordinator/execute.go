@@ -55,7 +55,7 @@ func (g *Group) execute(ctx context.Context, r *replica, asker identity.NodeID, 
 	if !ok {
 		return nil, refuse(RefusedRequest, "question %d is not known here; update phantom on the leader's machine", q.Op)
 	}
-	if err := r.fence.fault(); err != nil {
+	if err := r.fence.fault(); err != nil || g.outdated(r) {
 		return nil, errNotLeader
 	}
 	if err := g.ready(ctx, r); err != nil {

@@ -194,10 +194,11 @@ const (
 // fencedTransport looks at every message before raft does.
 type fencedTransport struct {
 	*raft.NetworkTransport
-	fence *fence
-	out   chan raft.RPC
-	stop  chan struct{}
-	done  chan struct{}
+	fence  *fence
+	echoes echoes
+	out    chan raft.RPC
+	stop   chan struct{}
+	done   chan struct{}
 }
 
 func newFencedTransport(t *raft.NetworkTransport, f *fence) *fencedTransport {

@@ -105,14 +105,16 @@ type Group struct {
 	closed    bool
 	reopenAt  time.Time // a fenced replica is not opened again before
 	forgotten bool      // see hasForgotten
-	retiring  bool      // the replica is being wiped: none may be opened
-	fault     error     // why there is no replica although there should be
+	overruled *Overruled
+	retiring  bool  // the replica is being wiped: none may be opened
+	fault     error // why there is no replica although there should be
 
 	watch     watcher       // of the deciders; only steer uses it
 	random    *mrand.Rand   // spreads pulls; only fetch uses it
 	admitting chan struct{} // capacity 1: admissions on the leader take turns
 	enrolling *rate.Limiter // requests of strangers
 
+	heralded      sync.Map    // identity.NodeID -> struct{}: who of before the last recovery knows of it
 	longQuestions sync.Map    // identity.NodeID -> struct{}: whose long question is being read
 	handing       atomic.Bool // Handover moves votes: the deciders rest
 }
@@ -138,6 +140,9 @@ func open(cfg Config) (*Group, error) {
 		return nil, err
 	}
 	g.admitAll(nil, state)
+	if err := finishReseed(g.mesh); err != nil {
+		return nil, fmt.Errorf("coordinator: finish the recovery that was interrupted: %w", err)
+	}
 	g.forgotten = hasForgotten(g.mesh)
 	if _, err := os.Stat(filepath.Join(g.mesh, raftName, logFile)); err == nil {
 		if g.replica, err = g.openReplica(); err != nil {
@@ -171,7 +176,7 @@ func (g *Group) openReplica() (*replica, error) {
 		return nil, fmt.Errorf("coordinator: write %s: %w", filepath.Join(g.mesh, voterName), err)
 	}
 	return openReplica(replicaConfig{
-		self: g.self, dir: filepath.Join(g.mesh, raftName), timing: g.cfg.Timing, log: g.cfg.Log, now: g.cfg.Now,
+		lineage: g.state.Load().Lineage(), self: g.self, dir: filepath.Join(g.mesh, raftName), timing: g.cfg.Timing, log: g.cfg.Log, now: g.cfg.Now,
 		open: func(ctx context.Context, id identity.NodeID) (Stream, error) {
 			return g.cfg.Streams.Open(ctx, id, ProtocolRaft)
 		},
@@ -192,7 +197,7 @@ func (g *Group) publish(s *State) {
 	g.publishing.Lock()
 	defer g.publishing.Unlock()
 	old := g.state.Load()
-	if s.Version <= old.Version || s.Mesh.ID != old.Mesh.ID {
+	if !s.supersedes(old) || s.Mesh.ID != old.Mesh.ID {
 		return
 	}
 	g.state.Store(s.withCoordinators(old.Coordinators))
@@ -224,13 +229,13 @@ func (g *Group) admitAll(old, s *State) {
 // State returns the replicated state with the current view of the coordinators. It never goes back.
 func (g *Group) State() *State {
 	s := g.state.Load()
-	if r := g.current(); r != nil {
+	if r := g.current(); r != nil && !g.outdated(r) {
 		return s.withCoordinators(g.ownView(r))
 	}
 	return s
 }
 
-// Version returns the raft index of the last change to the state: what rumours carry.
+// Version orders states (Lineage.version): what rumours carry.
 func (g *Group) Version() uint64 { return g.state.Load().Version }
 
 // Trust returns what certificates are verified with.
@@ -250,8 +255,15 @@ func (g *Group) Chain() *certificate.Chain {
 	return chain
 }
 
-// Voting tells whether this node runs a replica of the ledger.
-func (g *Group) Voting() bool { return g.current() != nil }
+// Voting tells whether this node has a vote.
+func (g *Group) Voting() bool {
+	r := g.current()
+	if r == nil {
+		return false
+	}
+	voters, _ := r.servers()
+	return contains(voters, g.self)
+}
 
 // Fault returns why this node's replica is not running although it should, for doctor; nil if all is well.
 func (g *Group) Fault() error {

@@ -20,10 +20,10 @@ func TestRevokedCoordinatorCannotSignItselfBackIn(t *testing.T) {
 		settle(l, 3)
 		var traitor, victim *member
 		for _, m := range nodes {
-			switch _, issuer := nodes[0].group.State().Issuer(m.id()); {
-			case issuer && m != l.leader():
+			switch votes := l.leader().group.State().Coordinators.Voter(m.id()); {
+			case votes && m != l.leader():
 				traitor = m
-			case !issuer:
+			case !votes:
 				victim = m
 			}
 		}

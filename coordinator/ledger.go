@@ -135,7 +135,7 @@ func (l *Ledger) Apply(c Command, index uint64) Result {
 		return Result{Frozen: l.frozen}
 	}
 	l.applied = index
-	res, subject := l.dispatch(c, index)
+	res, subject := l.dispatch(c, l.state.Lineage().version(index))
 	outcome := "done"
 	if res.Refused != nil {
 		outcome = "refused: " + res.Refused.Reason
@@ -145,7 +145,7 @@ func (l *Ledger) Apply(c Command, index uint64) Result {
 }
 
 // dispatch returns the result and what the command was about, for the audit log.
-func (l *Ledger) dispatch(c Command, index uint64) (Result, string) {
+func (l *Ledger) dispatch(c Command, version uint64) (Result, string) {
 	if (l.state.Version == 0) != (c.Kind == KindFound) {
 		return refused(RefusedRequest, "a ledger begins with founding and is founded once"), ""
 	}
@@ -154,25 +154,27 @@ func (l *Ledger) dispatch(c Command, index uint64) (Result, string) {
 	}
 	switch c.Kind {
 	case KindFound:
-		return apply(c, index, l.found)
+		return apply(c, version, l.found)
 	case KindInvite:
-		return apply(c, index, l.invite)
+		return apply(c, version, l.invite)
 	case KindCancel:
-		return apply(c, index, l.cancel)
+		return apply(c, version, l.cancel)
 	case KindAdmit:
-		return apply(c, index, l.admit)
+		return apply(c, version, l.admit)
 	case KindRevoke:
-		return apply(c, index, l.revoke)
+		return apply(c, version, l.revoke)
 	case KindReissue:
-		return apply(c, index, l.reissue)
+		return apply(c, version, l.reissue)
 	case KindIssuer:
-		return apply(c, index, l.issuer)
+		return apply(c, version, l.issuer)
 	case KindKeyring:
-		return apply(c, index, l.keyring)
+		return apply(c, version, l.keyring)
 	case KindPolicy:
-		return apply(c, index, l.policy)
+		return apply(c, version, l.policy)
 	case KindApprove:
-		return apply(c, index, l.approve)
+		return apply(c, version, l.approve)
+	case KindRecover:
+		return apply(c, version, l.recover)
 	}
 	return noSuchKind(c), ""
 }
@@ -183,14 +185,14 @@ func noSuchKind(c Command) Result {
 
 // step is a command with its body decoded.
 type step[B any] struct {
-	body  B
-	asker identity.NodeID
-	at    time.Time
-	index uint64
+	body    B
+	asker   identity.NodeID
+	at      time.Time
+	version uint64 // of what the command changes
 }
 
-func apply[B any](c Command, index uint64, do func(step[B]) (Result, string)) (Result, string) {
-	s := step[B]{asker: c.Asker, at: c.At(), index: index}
+func apply[B any](c Command, version uint64, do func(step[B]) (Result, string)) (Result, string) {
+	s := step[B]{asker: c.Asker, at: c.At(), version: version}
 	if err := wire.Unmarshal(c.Body, &s.body); err != nil {
 		return refused(RefusedRequest, "the body of the %v command does not decode", c.Kind), ""
 	}
@@ -216,9 +218,9 @@ func (l *Ledger) found(s step[foundBody]) (Result, string) {
 	if err != nil || member.NodeID() != b.Holder || !b.IPv4.Contains(member.IPv4) {
 		return refused(RefusedRequest, "the founder's certificate is not valid: %v", err), b.Name
 	}
-	state = state.withIssuer(&Issuer{ID: issuer.Public.NodeID(), Depth: issuer.Depth, Raw: b.Issuer, Version: s.index}, trust)
-	l.state = state.withKeyring(Keyring{Keys: [][]byte{b.GossipKey}, Version: s.index})
-	m := &Member{ID: member.NodeID(), Certificate: member, Raw: b.Member, Status: Active, Version: s.index, Since: s.at}
+	state = state.withIssuer(&Issuer{ID: issuer.Public.NodeID(), Depth: issuer.Depth, Raw: b.Issuer, Version: s.version}, trust)
+	l.state = state.withKeyring(Keyring{Keys: [][]byte{b.GossipKey}, Version: s.version})
+	m := &Member{ID: member.NodeID(), Certificate: member, Raw: b.Member, Status: Active, Version: s.version, Since: s.at}
 	l.put(m)
 	return Result{Member: m}, b.Name
 }
@@ -238,7 +240,7 @@ func (l *Ledger) issuer(s step[issuerBody]) (Result, string) {
 			return refused(refusedConflict, "%s already has an issuer certificate as good", id.Short()), id.String()
 		}
 	}
-	l.state = l.state.withIssuer(&Issuer{ID: id, Depth: issuer.Depth, Raw: s.body.Certificate, Version: s.index}, trust)
+	l.state = l.state.withIssuer(&Issuer{ID: id, Depth: issuer.Depth, Raw: s.body.Certificate, Version: s.version}, trust)
 	return Result{}, id.String()
 }
 
@@ -249,7 +251,7 @@ func (l *Ledger) keyring(s step[keyringBody]) (Result, string) {
 	if s.body.Replaces != l.state.Keyring.Version {
 		return refused(refusedConflict, "the keyring changed meanwhile"), ""
 	}
-	l.state = l.state.withKeyring(Keyring{Keys: s.body.Keys, Version: s.index})
+	l.state = l.state.withKeyring(Keyring{Keys: s.body.Keys, Version: s.version})
 	return Result{}, fmt.Sprintf("%d keys", len(s.body.Keys))
 }
 

@@ -61,7 +61,7 @@ func (l *Ledger) admit(s step[admitBody]) (Result, string) {
 	}
 	inv.Uses--
 	l.invitations[inv.ID] = inv
-	member := &Member{ID: id, Certificate: m, Raw: s.body.Certificate, Status: Active, Version: s.index, Since: s.at, Invitation: inv.ID}
+	member := &Member{ID: id, Certificate: m, Raw: s.body.Certificate, Status: Active, Version: s.version, Since: s.at, Invitation: inv.ID}
 	l.put(member)
 	return Result{Member: member}, subject
 }
@@ -86,7 +86,7 @@ func (l *Ledger) approve(s step[approveBody]) (Result, string) {
 	if r := l.fits(m, s.at); r != nil {
 		return Result{Refused: r}, subject
 	}
-	member := &Member{ID: id, Certificate: m, Raw: s.body.Certificate, Status: Active, Version: s.index, Since: s.at}
+	member := &Member{ID: id, Certificate: m, Raw: s.body.Certificate, Status: Active, Version: s.version, Since: s.at}
 	l.put(member)
 	return Result{Member: member}, subject
 }
@@ -178,7 +178,7 @@ func (l *Ledger) revoke(s step[revokeBody]) (Result, string) {
 		status = Left
 	}
 	next := *old
-	next.Status, next.Version, next.Since, next.Revocation = status, s.index, s.at, s.body.Revocation
+	next.Status, next.Version, next.Since, next.Revocation = status, s.version, s.at, s.body.Revocation
 	if _, issuer := l.state.Issuer(rev.Node); issuer && !rev.Left {
 		// What the revoked issuer signs from now on is void; whom the ledger took in before stays.
 		trust = trust.WithMembers(l.state.activeRaw()...)
@@ -213,7 +213,7 @@ func (l *Ledger) reissue(s step[reissueBody]) (Result, string) {
 		return refused(refusedConflict, "the name %s is taken", m.Name), subject
 	}
 	next := *old
-	next.Certificate, next.Raw, next.Version = m, s.body.Certificate, s.index
+	next.Certificate, next.Raw, next.Version = m, s.body.Certificate, s.version
 	l.put(&next)
 	return Result{Member: &next}, subject
 }

@@ -85,7 +85,7 @@ func (l *Ledger) policy(s step[policyBody]) (Result, string) {
 	if same := l.policyAsked(b.ID); same != nil {
 		return Result{Policy: same}, "asked again"
 	}
-	next := &Policy{Number: l.policyNumber() + 1, Text: b.Text, Hash: b.Hash, By: s.asker, At: s.at, Version: s.index, ID: b.ID}
+	next := &Policy{Number: l.policyNumber() + 1, Text: b.Text, Hash: b.Hash, By: s.asker, At: s.at, Version: s.version, ID: b.ID}
 	next.Of = next.Number
 	subject := fmt.Sprintf("version %d %x", next.Number, b.Hash[:8])
 	switch {

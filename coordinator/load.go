@@ -16,13 +16,14 @@ import (
 
 // builder makes a State out of records: of a file or snapshot (nothing before) or of a pull (what we had before).
 type builder struct {
-	mesh    *Mesh
-	members map[identity.NodeID]*Member
-	issuers map[identity.NodeID]*Issuer
-	keyring Keyring
-	policy  *Policy
-	view    Coordinators
-	head    []byte
+	mesh     *Mesh
+	members  map[identity.NodeID]*Member
+	issuers  map[identity.NodeID]*Issuer
+	keyring  Keyring
+	policy   *Policy
+	recovery *Recovery
+	view     Coordinators
+	head     []byte
 
 	changed map[identity.NodeID]*Member // read by this builder
 }
@@ -33,7 +34,7 @@ func newBuilder(from *State) *builder {
 		return b
 	}
 	mesh := from.Mesh
-	b.mesh, b.keyring, b.policy, b.view = &mesh, from.Keyring, from.Policy, from.Coordinators
+	b.mesh, b.keyring, b.policy, b.recovery, b.view = &mesh, from.Keyring, from.Policy, from.Recovery, from.Coordinators
 	for _, m := range from.Members {
 		b.members[m.ID] = m
 	}
@@ -61,6 +62,8 @@ func (b *builder) add(kind uint8, body []byte) (bool, error) {
 		b.keyring = Keyring{Keys: r.Keys, Version: r.Version}
 	case recordPolicy:
 		b.policy, err = parsePolicyRecord(body)
+	case recordRecovery:
+		b.recovery, err = parseRecoveryRecord(body)
 	case recordHead:
 		err = wire.Unmarshal(body, &b.head)
 	case recordView:
@@ -134,7 +137,7 @@ func (b *builder) build() (*State, error) {
 	if b.mesh == nil {
 		return nil, errNoFounding
 	}
-	s := &State{Mesh: *b.mesh, Keyring: b.keyring, Policy: b.policy, Coordinators: b.view, head: b.head, Version: b.keyring.Version}
+	s := &State{Mesh: *b.mesh, Keyring: b.keyring, Policy: b.policy, Recovery: b.recovery, Coordinators: b.view, head: b.head, Version: b.keyring.Version}
 	if s.Policy != nil {
 		s.Version = max(s.Version, s.Policy.Version)
 	}
@@ -147,6 +150,12 @@ func (b *builder) build() (*State, error) {
 			return nil, fmt.Errorf("issuer %s: %w", i.ID.Short(), err)
 		}
 		s.Version = max(s.Version, i.Version)
+	}
+	if s.Recovery != nil {
+		if err := s.Recovery.verify(s); err != nil {
+			return nil, err
+		}
+		s.Version = max(s.Version, s.Recovery.Version)
 	}
 	betrayed := false
 	for _, m := range s.Members {
@@ -241,7 +250,10 @@ func (l *Ledger) Encode(to io.Writer) error {
 
 // format is the lowest format that holds what the ledger has.
 func (l *Ledger) format() uint8 {
-	if len(l.policies) > 0 {
+	switch {
+	case l.state.Recovery != nil:
+		return KindRecover.format()
+	case len(l.policies) > 0:
 		return KindPolicy.format()
 	}
 	return KindFound.format()

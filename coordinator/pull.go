@@ -46,6 +46,9 @@ func (g *Group) serveState(ctx context.Context, s Stream) {
 	if head := g.headOf(state); state.Version > req.Since && head != nil {
 		writeState(w, state.withHead(head), req.Since)
 	} else {
+		if state.Recovery != nil {
+			w.put(recordRecovery, newRecoveryRecord(state.Recovery))
+		}
 		w.put(recordView, newViewRecord(state.Coordinators))
 	}
 	if err := errors.Join(w.end(), buffered.Flush(), s.CloseWrite()); err != nil {
@@ -94,7 +97,7 @@ func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, sin
 		base = nil // what the enrolment brought is part of any full state
 	}
 	b := newBuilder(base)
-	b.head, b.view = nil, Coordinators{}
+	b.head, b.recovery, b.view = nil, nil, Coordinators{}
 	err = readRecords(bufio.NewReader(io.LimitReader(s, stateFileMax)), func(kind uint8, body []byte) error {
 		known, err := b.add(kind, body)
 		if err == nil && !known {
@@ -110,7 +113,9 @@ func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, sin
 
 // adopt verifies what a pull has read.
 func (g *Group) adopt(b *builder, from identity.NodeID) error {
-	g.adoptView(b.view, from)
+	if b.lineage() == g.state.Load().Lineage() {
+		g.adoptView(b.view, from)
+	}
 	if len(b.head) == 0 {
 		return errNothingNewer
 	}
@@ -128,21 +133,28 @@ func (g *Group) adopt(b *builder, from identity.NodeID) error {
 	if err := verifyHead(b.head, s, now); err != nil {
 		return err
 	}
-	if err := keepsOut(g.state.Load(), s); err != nil {
+	ours := g.state.Load()
+	if err := keepsOut(ours, s); err != nil {
 		return err
 	}
 	if err := b.verifyMembers(s, now); err != nil { // last: with a head, somebody we can name answers for what this costs
 		return err
 	}
 	g.publish(s)
+	if s.Lineage() != ours.Lineage() && g.state.Load().Lineage() == s.Lineage() {
+		g.changeLineage(ours, s, b.view, from)
+	}
 	return nil
 }
 
 // keepsOut refuses a newer state in which somebody is back whose membership has ended in ours. A state is verified with its own issuers
 // and revocations, so a revoked coordinator could otherwise sign one in which it never was revoked.
 func keepsOut(ours, theirs *State) error {
-	if theirs.Version <= ours.Version {
+	if !theirs.supersedes(ours) {
 		return nil // it will not be used
+	}
+	if theirs.Lineage() != ours.Lineage() {
+		return maySupersede(ours, theirs)
 	}
 	for _, m := range ours.Members {
 		if m.Status == Active {

@@ -29,6 +29,7 @@ const (
 	recordEnd        = 10 // count and checksum
 	recordPolicy     = 11 // the policy in force
 	recordPolicyKept = 12 // snapshots only: the versions of the policy, oldest first
+	recordRecovery   = 13 // the last recovery, signed
 )
 
 // Bounds of a sequence: the largest record is a policy; a revoked member is about 12 KiB, half certificate and half revocation.
@@ -193,6 +194,9 @@ func writeState(w *recordWriter, s *State, since uint64) {
 	}
 	if newer(s.Keyring.Version) {
 		w.put(recordKeyring, keyringRecord{Keys: s.Keyring.Keys, Version: s.Keyring.Version})
+	}
+	if s.Recovery != nil { // always: it says what the versions of all the others count from
+		w.put(recordRecovery, newRecoveryRecord(s.Recovery))
 	}
 	if s.Policy != nil && newer(s.Policy.Version) {
 		w.put(recordPolicy, newPolicyRecord(s.Policy))

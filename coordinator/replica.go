@@ -40,10 +40,12 @@ type replica struct {
 	streams *raftStreams
 	store   *raftboltdb.BoltStore
 
+	lineage   Lineage // constant: what the log is of
 	flights   flights
 	readyTerm atomic.Uint64 // term whose beginning is applied here, see Group.ready
 
 	timing  Timing
+	echoes  *echoes
 	contact contacts // which voters the leader cannot reach
 	obs     *raft.Observer
 	obsCh   chan raft.Observation
@@ -52,6 +54,7 @@ type replica struct {
 
 // replicaConfig is what a replica is opened with.
 type replicaConfig struct {
+	lineage Lineage // of a log that begins here; one that exists has its own
 	self    identity.NodeID
 	dir     string // raft/
 	timing  Timing
@@ -68,8 +71,9 @@ type replicaConfig struct {
 // openReplica starts raft on what is in dir; an empty dir is a voter that waits to be told by the leader. The error is a
 // *DamagedError where a file is at fault.
 func openReplica(c replicaConfig) (*replica, error) {
-	if err := os.MkdirAll(c.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("coordinator: make the folder of the replicated log: %w", err)
+	lineage, err := logLineage(c.dir, c.lineage)
+	if err != nil {
+		return nil, err
 	}
 	store, err := openLog(filepath.Join(c.dir, logFile), c.noSync)
 	if err != nil {
@@ -85,7 +89,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 		store.Close()
 		return nil, err
 	}
-	r := &replica{store: store, timing: c.timing, streams: newRaftStreams(c.self, c.open), contact: contacts{changed: c.wake}}
+	r := &replica{store: store, timing: c.timing, lineage: lineage, streams: newRaftStreams(c.self, lineage, c.open), contact: contacts{changed: c.wake}}
 	r.fence = newFence(func() { r.streams.Close() })
 	r.machine = newMachine(c.changed, r.fence.fault)
 	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -93,6 +97,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 		MaxRPCsInFlight: inFlight,
 	})
 	transport := newFencedTransport(network, r.fence)
+	r.echoes = &transport.echoes
 	fenced := &fencedStore{disk: store, fence: r.fence}
 	if c.wrapDisk != nil {
 		fenced.disk = c.wrapDisk(store)
@@ -352,12 +357,4 @@ func proposalError(err error) error {
 		return ErrUncertain
 	}
 	return fmt.Errorf("the decision could not be written to this coordinator's log, nothing has changed: %w%s", err, diskHint(err))
-}
-
-// verify asks a majority whether we still lead; on a group cut in two it fails as soon as the lease ends.
-func (r *replica) verify(ctx context.Context) error {
-	if err := r.wait(ctx, r.raft.VerifyLeader); err != nil {
-		return errNotLeader
-	}
-	return nil
 }

@@ -139,7 +139,7 @@ func refound(s Snapshot, key *identity.Key, root *identity.RootKey, now time.Tim
 		return nil, l.frozen
 	}
 	l = l.clone()
-	self, before := key.ID(), max(l.applied, l.state.Version)
+	self, before := key.ID(), max(l.applied, l.state.Version&indexMask)
 	index := nextIndex(before, now)
 	depth, issuer := l.state.trust.IssuerDepth(self, now)
 	switch {
@@ -153,7 +153,7 @@ func refound(s Snapshot, key *identity.Key, root *identity.RootKey, now time.Tim
 		if err != nil {
 			return nil, err
 		}
-		l.state = l.state.withIssuer(&Issuer{ID: self, Depth: signed.Depth, Raw: raw, Version: index}, trust)
+		l.state = l.state.withIssuer(&Issuer{ID: self, Depth: signed.Depth, Raw: raw, Version: l.state.Lineage().version(index)}, trust)
 	case !issuer:
 		return nil, ErrNotCoordinator
 	}
@@ -162,7 +162,7 @@ func refound(s Snapshot, key *identity.Key, root *identity.RootKey, now time.Tim
 		return nil, errOtherNode
 	}
 	next := *m
-	next.Version = index // the state's version is that of its newest entry
+	next.Version = l.state.Lineage().version(index) // the state's version is that of its newest entry
 	l.put(&next)
 	l.applied = index
 	l.audit.append(AuditEntry{Index: index, Time: now, Asker: self, Action: "restore", Outcome: "done",
@@ -173,7 +173,7 @@ func refound(s Snapshot, key *identity.Key, root *identity.RootKey, now time.Tim
 // ledgerOf makes a ledger of a state.
 func ledgerOf(s *State) *Ledger {
 	l := NewLedger()
-	l.state, l.applied = s.withHead(nil).withCoordinators(Coordinators{}), s.Version
+	l.state, l.applied = s.withHead(nil).withCoordinators(Coordinators{}), s.Version&indexMask
 	if s.Policy != nil {
 		l.policies = []*Policy{s.Policy}
 	}
@@ -185,7 +185,7 @@ func ledgerOf(s *State) *Ledger {
 
 // seedReplica writes a replica whose log begins with a snapshot, and whose only voter is self.
 func seedReplica(dir string, ledger *Ledger, self identity.NodeID, term uint64, noSync bool) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if _, err := logLineage(dir, ledger.state.Lineage()); err != nil {
 		return err
 	}
 	store, err := openLog(filepath.Join(dir, logFile), noSync)

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/invitation"
@@ -79,6 +80,7 @@ func (g *Group) readQuestion(s Stream, asker identity.NodeID, q *question) error
 func (g *Group) answerTo(ctx context.Context, asker Peer, q question) answer {
 	switch q.Op {
 	case opStatus:
+		g.heed(asker.ID, q.Body)
 		return answerOf(wire.Marshal(g.status(ctx)))
 	case opSignIssuer:
 		return answerOf(g.signIssuerFor(asker.ID, q.Body))
@@ -99,7 +101,7 @@ func (g *Group) serveRaft(ctx context.Context, s Stream) {
 		g.PullSoon(from) // perhaps its certificate is newer than our state
 		return
 	}
-	r, err := g.replicaFor()
+	r, err := g.replicaOf(s)
 	if err == nil {
 		err = r.streams.serve(ctx, s)
 	}
@@ -110,6 +112,31 @@ func (g *Group) serveRaft(ctx context.Context, s Stream) {
 }
 
 var errForgotten = errors.New("coordinator: this node has lost its log and waits until the group has taken its old vote away")
+
+var errLineage = errors.New("coordinator: the log is of another lineage than this node's")
+
+// replicaOf returns the replica that a raft stream is for. Both ends must be of one lineage; who is of the older one is told by the
+// state, which it is to pull.
+func (g *Group) replicaOf(s Stream) (*replica, error) {
+	s.SetReadDeadline(time.Now().Add(g.cfg.Timing.RPC))
+	theirs, err := readPreamble(s)
+	if err != nil {
+		return nil, err
+	}
+	s.SetReadDeadline(time.Time{})
+	if ours := g.state.Load().Lineage(); theirs != ours {
+		if theirs.newer(ours) {
+			g.PullSoon(s.Peer().ID)
+		}
+		return nil, errLineage
+	}
+	r, err := g.replicaFor()
+	if err == nil && r.lineage != theirs {
+		poke(g.wake)
+		return nil, errLineage
+	}
+	return r, err
+}
 
 // replicaFor returns the replica, opening it if there is none.
 func (g *Group) replicaFor() (*replica, error) {

@@ -88,11 +88,12 @@ func (c Coordinators) Voter(id identity.NodeID) bool { return slices.Contains(c.
 // Members and Issuers are sorted by node ID.
 type State struct {
 	Mesh         Mesh
-	Version      uint64 // raft index of the last change to anything below, 0 before the first pull
+	Version      uint64 // of the last change to anything below (Lineage.version), 0 before the first pull
 	Members      []*Member
 	Issuers      []*Issuer
 	Keyring      Keyring
-	Policy       *Policy // nil: none was ever set
+	Policy       *Policy   // nil: none was ever set
+	Recovery     *Recovery // the last one; nil: the group has never lost its quorum for good
 	Coordinators Coordinators
 
 	trust *certificate.Trust
@@ -267,6 +268,10 @@ func (s *State) Digest() [32]byte {
 	if s.Policy != nil { // a mesh that never had one keeps the digest it had before there were policies
 		h.Write([]byte("policy"))
 		h.Write(s.Policy.hash[:])
+	}
+	if s.Recovery != nil {
+		h.Write([]byte("recovery"))
+		h.Write(s.Recovery.hash[:])
 	}
 	var sum [32]byte
 	h.Sum(sum[:0])

@@ -2,8 +2,10 @@ package coordinator
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -63,6 +65,7 @@ var errStreamsClosed = errors.New("coordinator: raft streams are closed")
 // a fenced replica falls silent.
 type raftStreams struct {
 	self     identity.NodeID
+	lineage  Lineage
 	open     func(ctx context.Context, id identity.NodeID) (Stream, error)
 	incoming chan *raftConn
 	ctx      context.Context
@@ -73,8 +76,8 @@ type raftStreams struct {
 	conns  map[*raftConn]struct{}
 }
 
-func newRaftStreams(self identity.NodeID, open func(context.Context, identity.NodeID) (Stream, error)) *raftStreams {
-	s := &raftStreams{self: self, open: open, incoming: make(chan *raftConn, incomingMax), conns: map[*raftConn]struct{}{}}
+func newRaftStreams(self identity.NodeID, lineage Lineage, open func(context.Context, identity.NodeID) (Stream, error)) *raftStreams {
+	s := &raftStreams{self: self, lineage: lineage, open: open, incoming: make(chan *raftConn, incomingMax), conns: map[*raftConn]struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -193,7 +196,30 @@ func (s *raftStreams) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		stream.Close()
 		return nil, err
 	}
+	stream.SetWriteDeadline(time.Now().Add(timeout))
+	if _, err := stream.Write(s.lineage.preamble()); err != nil {
+		c.Close()
+		return nil, err
+	}
+	stream.SetWriteDeadline(time.Time{})
 	return c, nil
+}
+
+// A raft stream begins with the lineage of the dialer's log, generation (2 bytes, big-endian) and node ID, so that logs of different
+// lineages, whose entries may bear the same index and term, never meet.
+const preambleBytes = 2 + len(identity.NodeID{})
+
+func (l Lineage) preamble() []byte {
+	return append(binary.BigEndian.AppendUint16(nil, l.Generation), l.By[:]...)
+}
+
+func readPreamble(r io.Reader) (l Lineage, err error) {
+	var b [preambleBytes]byte
+	if _, err = io.ReadFull(r, b[:]); err == nil {
+		l.Generation = binary.BigEndian.Uint16(b[:])
+		copy(l.By[:], b[2:])
+	}
+	return l, err
 }
 
 // Close ends every stream and dial. It returns when no byte can leave any more.

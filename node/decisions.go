@@ -10,6 +10,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/coordinator"
 	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/invitation"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/peer"
@@ -222,6 +223,40 @@ func (n *Node) Revoke(ctx context.Context, r localapi.RevokeRequest) (*localapi.
 		return nil, failed("cannot revoke "+e.Member.Name, err)
 	}
 	return &localapi.Revoked{ID: e.ID.String(), Name: e.Member.Name}, nil
+}
+
+// recoverMax bounds a recovery: a failover's time to be sure that nobody leads, then an election of one.
+const recoverMax = 15 * time.Second
+
+// Recover makes this node the only voter of a group that has lost its quorum for good.
+func (n *Node) Recover(ctx context.Context, r localapi.RecoverRequest) (*localapi.Recovered, error) {
+	const what = "cannot recover the group"
+	m, err := n.membership("recover the group")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoverMax)
+	defer cancel()
+	do := m.group.Recover
+	if r.Plan {
+		do = m.group.CheckRecover
+	}
+	plan, err := do(ctx)
+	if err != nil {
+		return nil, failed(what, err)
+	}
+	state := m.group.State()
+	name := func(id identity.NodeID) string {
+		if member, ok := state.Member(id); ok {
+			return member.Certificate.Name
+		}
+		return ""
+	}
+	out := &localapi.Recovered{Recovered: !r.Plan, Generation: int(plan.Generation), ID: n.ID().String(), Name: name(n.ID()), Whole: plan.Whole}
+	for _, id := range plan.Lost {
+		out.Lost = append(out.Lost, localapi.NamedNode{ID: id.String(), Name: name(id)})
+	}
+	return out, nil
 }
 
 // Tag replaces a member's tags.

@@ -160,6 +160,14 @@ func (m *membership) health(state *coordinator.State, peers []localapi.Peer) loc
 	if !state.Coordinators.Quorum {
 		out = append(out, "no quorum: decisions (invite, join, revoke) wait until most coordinators are back; traffic goes on")
 	}
+	if o := m.group.Overruled(); o != nil {
+		by := o.Recovery.By.Short()
+		if member, ok := state.Member(o.Recovery.By); ok {
+			by = member.Certificate.Name
+		}
+		out = append(out, fmt.Sprintf("the mesh was recovered on %s while this node was away (%s); %s decided here since is void, see the log",
+			by, o.Recovery.At.Format("2006-01-02 15:04 MST"), countOf(o.Total, "entry", "entries")))
+	}
 	if who := m.node.accuser(); who != "" {
 		out = append(out, who+" says that this node was revoked: see phantom doctor")
 	}

@@ -37,6 +37,7 @@ func (a *app) coordinatorsVerb() *cobra.Command {
 			return nil
 		}),
 	}
+	cmd.AddCommand(a.recoverVerb())
 	cmd.Flags().BoolVar(&watch, "watch", false, "go on and tell of every change, until interrupted")
 	return a.jsonFlag(cmd)
 }

@@ -179,6 +179,15 @@ func (n *fakeNode) Revoke(_ context.Context, r api.RevokeRequest) (*api.Revoked,
 	return &api.Revoked{ID: p.ID, Name: p.Name}, nil
 }
 
+// Recover has a quorum unless the node is called lonely.
+func (n *fakeNode) Recover(_ context.Context, r api.RecoverRequest) (*api.Recovered, error) {
+	if n.settings.Name != "lonely" {
+		return nil, localapi.Fail(localapi.Refused, "cannot recover the group", errors.New("the group has a quorum; nothing to recover"), "")
+	}
+	return &api.Recovered{Recovered: !r.Plan, Generation: 1, ID: "n-aaaaaaaaaaaa", Name: "lonely", Whole: true,
+		Lost: []api.NamedNode{{ID: "n-bbbbbbbbbbbb", Name: "nas"}}}, nil
+}
+
 func (n *fakeNode) Tag(_ context.Context, r api.TagRequest) (*api.Tagged, error) {
 	p, err := n.find(r.Node)
 	if err != nil {

@@ -100,6 +100,28 @@ type Revoked struct {
 	Name string `json:"name"`
 }
 
+// RecoverRequest makes the node the only voter of a group that has lost its quorum for good.
+type RecoverRequest struct {
+	Plan bool `json:"plan"` // only tell what would happen
+}
+
+// Recovered says what a recovery did, or would do.
+type Recovered struct {
+	Recovered  bool            `json:"recovered"` // false: it is a plan
+	Generation int             `json:"generation"`
+	ID         string          `json:"id"` // of the node that alone votes
+	Name       string          `json:"name"`
+	Lost       List[NamedNode] `json:"lost"` // whose votes end
+	// Whole is false where only the signed state was there to go on from: invitations and audit log of before are gone.
+	Whole bool `json:"whole"`
+}
+
+// NamedNode is a node by ID and name.
+type NamedNode struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
 // TagRequest replaces a node's tags; none removes them all.
 type TagRequest struct {
 	Node string       `json:"node"`

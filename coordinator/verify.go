@@ -1,0 +1,84 @@
+package coordinator
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// echoes remembers, for each server, which was the last heartbeat or append that it agreed to. They are numbered as they are sent.
+type echoes struct {
+	mu     sync.Mutex
+	number uint64
+	agreed map[raft.ServerID]uint64
+}
+
+// next numbers what is sent now.
+func (e *echoes) next() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.number++
+	return e.number
+}
+
+func (e *echoes) note(id raft.ServerID, number uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.agreed == nil || len(e.agreed) >= 2*maxServers {
+		e.agreed = map[raft.ServerID]uint64{}
+	}
+	e.agreed[id] = number
+}
+
+// since counts those of a list that have agreed to something that was sent after a number was given out.
+func (e *echoes) since(number uint64, list []identity.NodeID) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range list {
+		if e.agreed[serverID(id)] > number {
+			n++
+		}
+	}
+	return n
+}
+
+// AppendEntries implements raft.Transport.
+func (t *fencedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	number := t.echoes.next()
+	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
+	if err == nil && resp.Success {
+		t.echoes.note(id, number)
+	}
+	return err
+}
+
+// echoPoll is how often verify looks whether a majority has answered: a fraction of a round trip.
+const echoPoll = 2 * time.Millisecond
+
+// verify asks a majority whether we still lead; on a group cut in two it fails as soon as the lease ends. VerifyLeader of raft 1.8.0 counts
+// the answers of servers without a vote as well, so where there are such, a majority of the voters must have answered since, too.
+func (r *replica) verify(ctx context.Context) error {
+	asked := r.echoes.next()
+	if err := r.wait(ctx, r.raft.VerifyLeader); err != nil {
+		return errNotLeader
+	}
+	voters, staged := r.servers()
+	if len(staged) == 0 || len(voters) <= 1 {
+		return nil
+	}
+	for r.leads() {
+		if 1+r.echoes.since(asked, voters) > len(voters)/2 {
+			return nil
+		}
+		select {
+		case <-time.After(echoPoll):
+		case <-ctx.Done():
+			return errNotLeader
+		}
+	}
+	return errNotLeader
+}
