@@ -23,6 +23,8 @@ type history struct {
 	wanted       time.Time // when the underlay last searched for it
 	pace         pace
 	known        knowledge // of it, when the pace was last set back
+	helpNext     time.Time // a second relay is not looked for before
+	helps        int       // how often it was, in vain
 	tunnel       bool      // it had a tunnel with us when last looked at
 	ours         bool      // a punch of ours is under way
 	joined       int       // punches under way that the member began

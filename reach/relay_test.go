@@ -264,10 +264,7 @@ func TestAChannelThatBothOpenedOutlivesOneOfThem(t *testing.T) {
 		if err := errors.Join(a.reach.openChannel(t.Context(), k), b.reach.openChannel(t.Context(), back)); err != nil {
 			t.Fatal(err)
 		}
-		b.reach.mu.Lock()
-		l := b.reach.channels[back].lease
-		b.reach.mu.Unlock()
-		l.end()
+		b.reach.Close()
 		synctest.Wait()
 		if rs[0].pairs != 1 || len(a.links) != 1 {
 			t.Errorf("%d pairs at the relay, %d ends at the other", rs[0].pairs, len(a.links))

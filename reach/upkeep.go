@@ -63,6 +63,9 @@ func (r *Reach) punchDue(now time.Time) time.Duration {
 		if p.Kind != Relayed && p.Kind != Pipe {
 			continue
 		}
+		if p.Kind == Relayed && p.Tunnel && now.Sub(p.Heard) < inUse && r.lacksSecond(id, now) {
+			r.Assist(id)
+		}
 		wait, due := r.mayPunch(id, p, now)
 		switch {
 		case !due:
@@ -76,6 +79,29 @@ func (r *Reach) punchDue(now time.Time) time.Duration {
 		}
 	}
 	return next
+}
+
+// lacksSecond reports whether it is time to look for another relay to a member that is reached through one of ours only: the second must be there
+// before the first is gone. Where there is none it is looked for at the pace of punches.
+func (r *Reach) lacksSecond(id identity.NodeID, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	open := 0
+	for k := range r.channels {
+		if k.peer == id {
+			open++
+		}
+	}
+	h := r.historyLocked(id)
+	switch {
+	case open >= channelsEnough:
+		h.helps = 0
+	case open == 1 && !now.Before(h.helpNext):
+		h.helpNext = now.Add(punchBackoff[min(h.helps, len(punchBackoff)-1)])
+		h.helps++
+		return true
+	}
+	return false
 }
 
 // mayPunch reports whether an attempt with a member is due, or how long until it is. What its record says anew sets the pace back.

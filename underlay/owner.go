@@ -232,6 +232,9 @@ func (o *owner) switchTo(n *node, addr netip.AddrPort) {
 		n.confirmed.Store(false)
 		o.publish(n)
 		o.log.Info("path lost", "peer", n.name(), "addr", addrOfRoute(old))
+		if !n.paths.asleep(o.now()) {
+			o.assist(n) // at once: a search that is under way began when there was a path, and asked for no help
+		}
 		return
 	}
 	e, err := o.parseEndpoint(addr)

@@ -77,6 +77,9 @@ func describe(p mesh.Path) string {
 func TestAStreamOutlivesTheRelayItUses(t *testing.T) {
 	w := need(t)
 	a, b := w.join(hard), w.join(hard)
+	if err := settlePair(a, b); err != nil { // two relays at hand
+		t.Fatal(err)
+	}
 	l := connect(t, a.Node, b.Node, relayed)
 	via := a.Peer(b.Name).Path.Via
 	for _, hub := range w.hubs {
