@@ -117,6 +117,12 @@ func (d *decisions) carryOut(p Proposal) {
 	case Transfer:
 		d.o.Self = p.Node
 	case Reissue:
+	case AnnounceKey:
+		d.apply(KindKeyring, keyringBody{Keys: [][]byte{d.ledger.state.Keyring.Keys[0], d.key()}, Replaces: d.ledger.state.Keyring.Version})
+		d.o.KeyringSeen = d.now
+	case UseKey:
+		d.apply(KindKeyring, keyringBody{Keys: d.ledger.state.Keyring.Keys[1:], Replaces: d.ledger.state.Keyring.Version})
+		d.o.KeyringSeen = d.now
 	}
 	fmt.Fprintf(&d.trace, "%6s  %s %s (%s)  voters %s\n", d.now.Sub(day0), p.Action, d.name(p.Node), p.Why, d.names(d.o.Voters))
 	living := 0
@@ -178,6 +184,30 @@ func TestDeciderTraces(t *testing.T) {
 			d.apply(KindRevoke, revokeBody{Revocation: revocation(d.t, d.ledger, 1, false, d.now)})
 			d.run(10)
 		}},
+		"key-after-revocation": {4, func(d *decisions) {
+			d.run(10)
+			d.apply(KindRevoke, revokeBody{Revocation: revocation(d.t, d.ledger, 3, false, d.now)})
+			d.run(3)
+			d.hold(0, 1)
+			d.run(3)
+			d.hold(2)
+			d.run(3)
+		}},
+		"key-waits-in-vain": {3, func(d *decisions) {
+			d.run(10)
+			d.apply(KindRevoke, revokeBody{Revocation: revocation(d.t, d.ledger, 2, true, d.now)})
+			d.run(80)
+		}},
+		"key-revoked-in-between": {4, func(d *decisions) {
+			d.run(10)
+			d.apply(KindRevoke, revokeBody{Revocation: revocation(d.t, d.ledger, 3, false, d.now)})
+			d.run(3)
+			d.apply(KindRevoke, revokeBody{Revocation: revocation(d.t, d.ledger, 2, false, d.now)})
+			d.hold(0, 1)
+			d.run(3)
+			d.hold(0, 1)
+			d.run(3)
+		}},
 		"late-majority-lost": {3, func(d *decisions) { d.run(10); d.see(1, false); d.see(2, false) }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -186,6 +216,22 @@ func TestDeciderTraces(t *testing.T) {
 			golden(t, filepath.Join("testdata", "deciders", name+".txt"), d.trace.String())
 		})
 	}
+}
+
+// hold has members hold the state as it is now.
+func (d *decisions) hold(members ...int) {
+	if d.o.Holds == nil {
+		d.o.Holds = map[identity.NodeID]uint64{}
+	}
+	for _, i := range members {
+		d.o.Holds[testKey(i).ID()] = d.ledger.state.Version
+	}
+	fmt.Fprintf(&d.trace, "%6s  %v hold version %d\n", d.now.Sub(day0), members, d.ledger.state.Version)
+}
+
+// key is a gossip key that none was before.
+func (d *decisions) key() []byte {
+	return append([]byte{byte(d.index)}, make([]byte, gossipKeyBytes-1)...)
 }
 
 // victim is a voter that is not the leader; another is the same one's ID.

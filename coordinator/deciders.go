@@ -21,6 +21,9 @@ type Observation struct {
 	CaughtUp map[identity.NodeID]bool
 	// Unwilling were asked for an issuer's signature lately and gave none.
 	Unwilling map[identity.NodeID]bool
+	// Holds is the version of the state that members say they hold; KeyringSeen since when the leader has seen the keyring there is.
+	Holds       map[identity.NodeID]uint64
+	KeyringSeen time.Time
 }
 
 func (o Observation) alive(id identity.NodeID) bool { _, ok := o.Alive[id]; return ok }
@@ -44,11 +47,13 @@ const (
 	RemoveVoter                   // take Node out of the group, voter or staged
 	Transfer                      // make Node the leader
 	Reissue                       // a new certificate for Node, otherwise unchanged
+	AnnounceKey                   // a new gossip key behind the one in use
+	UseKey                        // the announced gossip key in place of the one in use
 )
 
 // String names the action for logs and golden tables.
 func (a Action) String() string {
-	return [...]string{"?", "sign-issuer", "stage", "promote", "remove", "transfer", "reissue"}[min(int(a), 6)]
+	return [...]string{"?", "sign-issuer", "stage", "promote", "remove", "transfer", "reissue", "announce-key", "use-key"}[min(int(a), 8)]
 }
 
 // Proposal is one thing a decider wants done, with its reason for the log.
@@ -72,6 +77,7 @@ var Deciders = []Decider{
 	{"issuers", DecideIssuers},
 	{"voters", DecideVoters},
 	{"renewal", DecideRenewal},
+	{"keyring", DecideKeyring},
 }
 
 // proposalsPerTick bounds what one decider can set off at once: a commit takes some milliseconds.

@@ -17,7 +17,7 @@
 // keeps of it, overrule.go on those that were away.
 //
 // The deciders (deciders.go, decider_*.go) run on the leader: pure functions of the ledger, observations and the time, in a
-// table. Today they choose the voters, get them issuer certificates, and renew members' certificates. A further decider is one
+// table. Today they choose the voters, get them issuer certificates, renew members' certificates and change the gossip keys. A further decider is one
 // new file and one new row.
 //
 // Goroutines. Group owns four: steer (ticks the deciders, and keeps this node's duties: reopening a fenced replica, giving up one

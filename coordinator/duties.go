@@ -29,7 +29,9 @@ type watcher struct {
 	unwilling map[identity.NodeID]time.Time
 	askedAt   time.Time // confirmRemoval
 
-	heraldedAt time.Time
+	heraldedAt  time.Time
+	keyring     uint64 // version of the keyring, seen by this leader since
+	keyringSeen time.Time
 }
 
 // steer does this node's duties, every tick and when something changed.
@@ -228,7 +230,7 @@ func (g *Group) abdicateIfTooOld(r *replica) error {
 	return frozen
 }
 
-func (w *watcher) forgetSight() { w.alive, w.gone = nil, nil }
+func (w *watcher) forgetSight() { w.alive, w.gone, w.keyringSeen = nil, nil, time.Time{} }
 
 // observeMesh brings the watcher up to date and returns what the deciders see.
 func (g *Group) observeMesh(r *replica) Observation {
@@ -260,6 +262,7 @@ func (g *Group) observeMesh(r *replica) Observation {
 		}
 	}
 	g.observeStaged(r, &o)
+	g.observeKeyring(w, g.state.Load(), &o)
 	return o
 }
 
@@ -308,6 +311,8 @@ func (g *Group) carryOut(r *replica, p Proposal) error {
 			return err
 		}
 		return g.reissue(ctx, r, p.Node, change{name: "renewed", make: func(*certificate.Member) {}})
+	case AnnounceKey, UseKey:
+		return g.changeKeys(ctx, r, p.Action == AnnounceKey)
 	}
 	return nil
 }

@@ -201,6 +201,34 @@ func TestChangingKeysLosesNobodyAndNothing(t *testing.T) {
 	})
 }
 
+// Who was away while the keys changed can open no packet of the others. It hears their records, and in them that there is a newer state, by
+// push/pull, which travels in control streams.
+func TestWhoMissedAChangeOfKeysHearsRecordsOverStreams(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(3)
+		startAll(t, hosts)
+		defer closeAll(hosts)
+		eventually(t, time.Second, "all alive", func() bool { return whole(hosts) })
+		away := hosts[2]
+		away.kill()
+		for _, h := range hosts[:2] {
+			if err := h.pool.Load().SetKeyring([][]byte{gossipB}); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.pool.Load().SetRecord(peer.Record{ID: h.id, Region: "home", Sequence: 1000, StateVersion: 99}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(30 * time.Second)
+		away.start()
+		eventually(t, time.Minute, "the newer state is heard of", func() bool {
+			e, ok := away.table.Get(hosts[0].id)
+			return ok && e.HasRecord && e.Record.StateVersion == 99
+		})
+	})
+}
+
 func TestTheLargestPacketFitsTheSmallestLink(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t)

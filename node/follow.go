@@ -37,6 +37,7 @@ func (m *membership) followState() {
 			m.stateChanged()
 		case <-tick.C:
 			m.pullFromAhead()
+			m.adoptKeys(m.group.State().Keyring.Keys)
 		}
 	}
 }
@@ -47,9 +48,7 @@ func (m *membership) stateChanged() {
 	m.noteVoters(state)
 	m.enforceRevocations(state)
 	m.adoptPolicy(state)
-	if err := m.pool.SetKeyring(state.Keyring.Keys); err != nil {
-		m.node.log.Warn("gossip keys not changed", "err", err)
-	}
+	m.adoptKeys(state.Keyring.Keys)
 	m.spreadVersion(state.Version)
 	signal(m.publish)
 }

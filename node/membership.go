@@ -39,6 +39,7 @@ type membership struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 
+	keys    keyring              // only followState uses it
 	changed chan struct{}        // 1: the ledger or its copy has changed
 	gone    chan identity.NodeID // whose last control connection has ended
 	publish chan struct{}        // 1: what we say of ourselves may have changed
