@@ -162,7 +162,11 @@ func removeSurplus(s *State, o Observation) (Proposal, bool) {
 	}
 	var pick identity.NodeID
 	for _, id := range living {
-		if id != o.Self && (pick.IsZero() || o.Alive[id].After(o.Alive[pick])) {
+		switch {
+		case id == o.Self:
+		case pick.IsZero() || o.Poor[id] && !o.Poor[pick]:
+			pick = id
+		case o.Poor[id] == o.Poor[pick] && o.Alive[id].After(o.Alive[pick]):
 			pick = id
 		}
 	}

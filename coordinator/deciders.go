@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -19,6 +20,8 @@ type Observation struct {
 	Gone  map[identity.NodeID]time.Time
 	// CaughtUp are the staged that have applied the log up to where it was a moment ago.
 	CaughtUp map[identity.NodeID]bool
+	// Poor are hard to reach: behind a hard NAT, or with UDP blocked. They vote only where nobody better is there.
+	Poor map[identity.NodeID]bool
 	// Unwilling were asked for an issuer's signature lately and gave none.
 	Unwilling map[identity.NodeID]bool
 	// Holds is the version of the state that members say they hold; KeyringSeen since when the leader has seen the keyring there is.
@@ -95,8 +98,9 @@ func VotersFor(reachable int) int {
 	return 1
 }
 
-// candidates are active members that have been alive for long enough and have no vote, the best first: those who are issuers
-// already, then by how long they have been alive.
+// candidates are active members that have been alive for long enough and have no vote, the best first: those that others reach
+// easily, of regions that have the fewest voters, those who are issuers already, then by how long they have been alive. Each one counts as
+// a voter of its region for those after it, so that the first few are spread as well.
 func candidates(s *State, o Observation) []identity.NodeID {
 	var out []identity.NodeID
 	for _, m := range s.Members {
@@ -105,17 +109,43 @@ func candidates(s *State, o Observation) []identity.NodeID {
 			out = append(out, m.ID)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b identity.NodeID) int {
-		ia, ib := s.MaySpeakRaft(a, o.Now), s.MaySpeakRaft(b, o.Now)
-		switch {
-		case ia != ib && ia:
-			return -1
-		case ia != ib:
-			return 1
-		}
-		return o.Alive[a].Compare(o.Alive[b])
-	})
+	crowd := map[string]int{} // voters by region
+	for _, id := range livingVoters(s, o) {
+		crowd[s.region(id)]++
+	}
+	better := func(a, b identity.NodeID) int {
+		return cmp.Or(
+			falseFirst(o.Poor[a], o.Poor[b]),
+			cmp.Compare(crowd[s.region(a)], crowd[s.region(b)]),
+			falseFirst(!s.MaySpeakRaft(a, o.Now), !s.MaySpeakRaft(b, o.Now)),
+			o.Alive[a].Compare(o.Alive[b]))
+	}
+	for i := range min(len(out), candidatesMax) {
+		slices.SortStableFunc(out[i:], better)
+		crowd[s.region(out[i])]++
+	}
 	return out
+}
+
+// candidatesMax is how many candidates are put in order: more than the group ever wants at once.
+const candidatesMax = 8
+
+func falseFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// region of a member; empty of a stranger.
+func (s *State) region(id identity.NodeID) string {
+	if m, ok := s.Member(id); ok {
+		return m.Certificate.Region
+	}
+	return ""
 }
 
 // successors are the candidates that the group wants now: as many as it takes to fill it.

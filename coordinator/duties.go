@@ -11,6 +11,7 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 const (
@@ -242,7 +243,7 @@ func (g *Group) observeMesh(r *replica) Observation {
 		w.unwilling = map[identity.NodeID]time.Time{}
 	}
 	o := Observation{Self: g.self, Now: now, Timing: g.cfg.Timing, Alive: w.alive, Gone: w.gone,
-		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}}
+		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}, Poor: map[identity.NodeID]bool{}}
 	o.Voters, o.Staged = r.servers()
 	r.contact.keep(append(slices.Clone(o.Voters), o.Staged...)...)
 	for _, m := range g.state.Load().Members {
@@ -254,6 +255,9 @@ func (g *Group) observeMesh(r *replica) Observation {
 		delete(from, m.ID)
 		if _, ok := to[m.ID]; !ok {
 			to[m.ID] = now
+		}
+		if e, ok := g.cfg.Peers.Get(m.ID); ok && e.HasRecord {
+			o.Poor[m.ID] = e.Record.NAT == peer.NATHard || e.Record.NAT == peer.NATBlocked
 		}
 	}
 	for id, at := range w.unwilling {

@@ -27,8 +27,8 @@ type Timing struct {
 // and 3.3 empty appends a second, each a packet of about 90 bytes that is answered with one, and acknowledged once more: see docs/performance.md.
 func LAN() Timing {
 	return Timing{
-		Heartbeat: 450 * time.Millisecond, Election: 450 * time.Millisecond, Lease: 400 * time.Millisecond,
-		Beat: 200 * time.Millisecond, Commit: 200 * time.Millisecond, RPC: time.Second, Tick: 500 * time.Millisecond,
+		Heartbeat: 380 * time.Millisecond, Election: 380 * time.Millisecond, Lease: 370 * time.Millisecond,
+		Beat: 180 * time.Millisecond, Commit: 180 * time.Millisecond, RPC: time.Second, Tick: 500 * time.Millisecond,
 		Stable: 3 * time.Second, Grace: 15 * time.Second, Shrink: 60 * time.Second,
 		Ask: 2500 * time.Millisecond, Decide: 5 * time.Second, Poll: 10 * time.Minute, Seek: 5 * time.Second,
 	}
