@@ -15,8 +15,6 @@ func newBits(n int) bits { return make(bits, (n+63)/64) }
 
 func (b bits) set(i int) { b[i/64] |= 1 << (i % 64) }
 
-func (b bits) has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
-
 // and returns what is in both, in into.
 func (b bits) and(o, into bits) bits {
 	for i := range b {

@@ -65,9 +65,7 @@ func (r *Reach) considered(id identity.NodeID) []RelayConsidered {
 		}
 	}
 	r.mu.Unlock()
-	for _, other := range theirs {
-		ids = append(ids, other)
-	}
+	ids = append(ids, theirs...)
 	for other := range tried {
 		ids = append(ids, other)
 	}

@@ -69,10 +69,8 @@ func (r *Reach) agree(ctx context.Context, id identity.NodeID) (theirs brief, wh
 }
 
 // servePunch answers an offer and joins in.
-func (r *Reach) servePunch(ctx context.Context, s Stream) {
+func (r *Reach) servePunch(_ context.Context, s Stream) {
 	defer s.Close()
-	ctx, done := r.within(ctx)
-	defer done()
 	if s.SetDeadline(time.Now().Add(requestTimeout)) != nil {
 		return
 	}

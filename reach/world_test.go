@@ -351,7 +351,7 @@ func (f *fakeNode) DialPipe(context.Context, netip.AddrPort) (netip.AddrPort, er
 }
 
 func (f *fakeNode) FanIn(context.Context, identity.NodeID, nat.Plan) error {
-	return f.FanOut(nil, identity.NodeID{}, netip.AddrPort{}, 0)
+	return f.FanOut(context.Background(), identity.NodeID{}, netip.AddrPort{}, 0)
 }
 
 func (f *fakeNode) Keep(id identity.NodeID, on bool) {

@@ -75,13 +75,3 @@ func (s *slots[T]) size() int {
 	defer s.mu.Unlock()
 	return len(s.at) - len(s.free)
 }
-
-// all returns every value.
-func (s *slots[T]) all() (out []*T) {
-	for i := range s.at {
-		if e := s.at[i].Load(); e != nil {
-			out = append(out, e.value)
-		}
-	}
-	return out
-}

@@ -19,7 +19,6 @@ type linux struct {
 	handle *netlink.Handle
 	news   *nl.NetlinkSocket
 	sign   chan struct{}
-	fallback
 }
 
 // groups are what the kernel shall tell of.
