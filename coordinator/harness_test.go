@@ -160,6 +160,7 @@ type lab struct {
 	t      testing.TB
 	net    *fabric
 	timing Timing
+	synced bool // logs are written to the disk as in real nodes
 	nodes  []*member
 }
 
@@ -219,7 +220,7 @@ func (m *member) config() Config {
 	m.peers = peer.NewTable(m.key.ID())
 	m.disk = &faultyDisk{}
 	return Config{wrapDisk: m.disk.wrap, Key: m.key, Streams: m.port, Peers: m.peers, Dir: m.dir, Rand: rand.Reader, Now: time.Now, Log: m.lab.log(m.name),
-		Timing: m.lab.timing, NoSync: true,
+		Timing: m.lab.timing, NoSync: !m.lab.synced,
 		Alive: func(id identity.NodeID) bool { return m.lab.net.reaches(m.key.ID(), id) }}
 }
 
