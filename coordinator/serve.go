@@ -89,6 +89,9 @@ func (g *Group) answerTo(ctx context.Context, asker Peer, q question) answer {
 	if r == nil || !r.leads() {
 		return answer{Code: codeNotLeader, Leader: g.State().Coordinators.Leader}
 	}
+	if err := g.askers.wait(ctx, asker.ID); err != nil {
+		return answer{Code: codeNoQuorum} // it has given up, or would have to wait longer than it has
+	}
 	return answerOf(g.execute(ctx, r, asker.ID, q))
 }
 

@@ -201,7 +201,13 @@ func (n *Node) CancelInvitation(ctx context.Context, id string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, decideMax)
 	defer cancel()
-	return failed("cannot cancel the invitation", m.group.CancelInvitation(ctx, id))
+	err = m.group.CancelInvitation(ctx, id)
+	var refused *coordinator.Refused
+	if errors.As(err, &refused) && refused.Code == coordinator.RefusedNoMember {
+		// Nobody has decided against it: there is nothing to cancel.
+		return localapi.Fail(localapi.Failed, "cannot cancel the invitation", err, "phantom invitations lists the open ones")
+	}
+	return failed("cannot cancel the invitation", err)
 }
 
 // Revoke takes a member's membership away.
