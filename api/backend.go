@@ -26,6 +26,11 @@ type (
 	Entry           = localapi.Entry
 	InviteRequest   = localapi.InviteRequest
 	Invite          = localapi.Invite
+	Pending         = localapi.Pending
+	Request         = localapi.Request
+	RequestList     = localapi.RequestList
+	ApproveRequest  = localapi.ApproveRequest
+	PairRequest     = localapi.PairRequest
 	Invitation      = localapi.Invitation
 	InvitationList  = localapi.InvitationList
 	Member          = localapi.Member
@@ -79,6 +84,12 @@ type Backend interface {
 	CancelInvitation(ctx context.Context, id string) error
 	Revoke(ctx context.Context, r RevokeRequest) (*Revoked, error)
 
+	// Requests lists the machines without an invitation that wait at any member; Approve decides on one by its code.
+	Requests(ctx context.Context) (*RequestList, error)
+	Approve(ctx context.Context, r ApproveRequest) (*Request, error)
+	// Pair admits the next machine that asks from the LAN, and returns when it has, or when the time is over.
+	Pair(ctx context.Context, r PairRequest) (*Request, error)
+
 	// Policy is the packet filter policy in force; PolicyText one of the versions that the ledger keeps, PolicyHistory lists them.
 	Policy(ctx context.Context) (*Policy, error)
 	PolicyText(ctx context.Context, version uint64) (*Policy, error)
@@ -106,7 +117,8 @@ type Backend interface {
 	// Why explains the path to a node.
 	Why(ctx context.Context, r WhyRequest) (*Why, error)
 
-	// Enter brings a node that is in no mesh into one, and returns when it is online. On a member it is harmless if the entry names the
+	// Enter brings a node that is in no mesh into one, and returns when it is online. If somebody has to approve that, the node goes on waiting
+	// after the context has ended. On a member it is harmless if the entry names the
 	// same mesh, and fails otherwise.
 	Enter(ctx context.Context, e Entry) error
 	// Down begins the graceful stop, duties handed over first, and returns when Run is about to end.

@@ -64,6 +64,18 @@ func (c *Client) Invitations(ctx context.Context) (*InvitationList, error) {
 	return get[InvitationList](ctx, c, "/v1/invitations")
 }
 
+func (c *Client) Requests(ctx context.Context) (*RequestList, error) {
+	return get[RequestList](ctx, c, "/v1/requests")
+}
+
+func (c *Client) Approve(ctx context.Context, r ApproveRequest) (*Request, error) {
+	return ask[Request](ctx, c, http.MethodPost, "/v1/approve", r)
+}
+
+func (c *Client) Pair(ctx context.Context, r PairRequest) (*Request, error) {
+	return ask[Request](ctx, c, http.MethodPost, "/v1/pair", r)
+}
+
 func (c *Client) Doctor(ctx context.Context) (*Doctor, error) {
 	return get[Doctor](ctx, c, "/v1/doctor")
 }

@@ -28,8 +28,10 @@ const (
 	closeGrace      = 500 * time.Millisecond           // for answers under way when the node stops
 	queryTimeout    = 15 * time.Second                 // for what the node answers by itself
 	decisionTimeout = 30 * time.Second                 // for what the mesh decides; without quorum it fails at once
+	enterTimeout    = 15 * time.Minute                 // finding a mesh, enrolling, ten minutes for somebody to approve; a command gives up earlier
+	approveTimeout  = 30 * time.Second                 // asking all members, a decision, telling who waits
+	pairTimeoutMax  = time.Hour + time.Minute          // the longest window
 	recoverTimeout  = 30 * time.Second                 // to be sure that nobody leads, then an election of one
-	enterTimeout    = 5 * time.Minute                  // finding a mesh and enrolling; a command gives up earlier
 	waitTimeoutMax  = 24 * time.Hour                   // a script that waits longer has lost its owner
 	stopTimeout     = 30 * time.Second                 // handing over duties
 )

@@ -74,14 +74,19 @@ func (n *Node) introductions(ctx context.Context, token invitation.Token) []intr
 	return out
 }
 
-// seekBootstrap tries the bootstrap addresses for as long as no member is alive, and tells the rest of the node which member is at them.
+// seekBootstrap tries the bootstrap addresses, and those of the LAN that show our mesh's fingerprint, for as long as no member is alive, and tells the rest of the node which member is at them.
 func (m *membership) seekBootstrap() {
-	if len(m.node.cfg.Settings.Bootstrap) == 0 {
+	n := m.node
+	if len(n.cfg.Settings.Bootstrap) == 0 && n.lan == nil {
 		return
 	}
 	for {
-		if !m.anybodyAlive() {
-			for _, addr := range m.node.bootstrap(m.ctx) {
+		state := m.group.State()
+		if state.ActiveMembers() > 1 && !m.anybodyAlive() {
+			if n.lan != nil {
+				n.lan.Ask() // what is heard by the next round counts
+			}
+			for _, addr := range append(n.bootstrap(m.ctx), n.lanMembers(state.Mesh.ID)...) {
 				m.contactBootstrap(addr)
 			}
 		}

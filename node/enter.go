@@ -30,24 +30,33 @@ func (n *Node) Enter(ctx context.Context, e localapi.Entry) error {
 	if err := n.awaitReady(ctx); err != nil {
 		return failed("cannot enter a mesh", err)
 	}
+	a, err := n.enter(ctx, e)
+	if a == nil || err != nil {
+		return err
+	}
+	return a.await(ctx)
+}
+
+// enter does what needs no person; with an application somebody has to approve it.
+func (n *Node) enter(ctx context.Context, e localapi.Entry) (*application, error) {
 	n.entering.Lock()
 	defer n.entering.Unlock()
 	select {
 	case <-n.stop:
-		return localapi.Fail(localapi.Failed, "cannot enter a mesh", errors.New("the node is stopping"), "start it again: phantom up")
+		return nil, localapi.Fail(localapi.Failed, "cannot enter a mesh", errors.New("the node is stopping"), "start it again: phantom up")
 	default:
 	}
 	if m := n.mesh.Load(); m != nil {
-		return n.alreadyIn(m, e)
+		return nil, n.alreadyIn(m, e)
 	}
+	if e.Token == "" && e.New == "" {
+		return n.findMesh(ctx, e.Mesh)
+	}
+	n.endApplication()
 	if e.Token != "" {
-		return n.join(ctx, e.Token)
+		return nil, n.join(ctx, e.Token)
 	}
-	name := e.New
-	if name == "" {
-		name = "home"
-	}
-	return n.found(name)
+	return nil, n.found(e.New)
 }
 
 // awaitReady waits until the node knows whether its folder belongs to a mesh already.
@@ -76,6 +85,9 @@ func (n *Node) alreadyIn(m *membership, e localapi.Entry) error {
 			return localapi.Fail(localapi.Failed, "cannot join", fmt.Errorf("state folder %s belongs to another mesh, %s (%s)",
 				n.folder.path, mesh.Name, mesh.ID.Short()), next)
 		}
+	case e.Mesh != "" && e.Mesh != mesh.Name && e.Mesh != mesh.ID.Short():
+		return localapi.Fail(localapi.Failed, "cannot join "+e.Mesh, fmt.Errorf("state folder %s belongs to the mesh %s (%s)",
+			n.folder.path, mesh.Name, mesh.ID.Short()), next)
 	case e.New != "" && e.New != mesh.Name:
 		return localapi.Fail(localapi.Failed, "cannot found "+e.New, fmt.Errorf("state folder %s belongs to the mesh %s (%s)",
 			n.folder.path, mesh.Name, mesh.ID.Short()), next)
@@ -112,6 +124,7 @@ func (n *Node) resume() error {
 func (n *Node) enterWith(m *membership, group *coordinator.Group, what string) error {
 	err := m.start(group)
 	if err == nil {
+		n.announceMesh(m)
 		return nil
 	}
 	n.mesh.Store(nil)
@@ -158,19 +171,35 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	at := n.introductions(ctx, token)
-	results := make(chan attempt, len(at))
+	results := make(chan attempt, len(at)+bootstrapMax)
+	// The LAN is searched meanwhile: it may know a member where the token's are all gone.
+	more := make(chan []introduction, 1)
+	go func() { more <- n.lanIntroductions(ctx, token.Mesh, at) }()
 	// One request at a time: two that race would both be admitted, as the same node, but the second for nothing.
 	var asking sync.Mutex
-	for _, i := range at {
-		go func() {
-			a := attempt{member: i.member, addr: i.addr}
-			a.answer, a.err = n.enrolAt(ctx, token, i.member, i.addr, &asking)
-			results <- a
-		}()
+	open := 0
+	begin := func(at []introduction) {
+		open += len(at)
+		for _, i := range at {
+			go func() {
+				a := attempt{member: i.member, addr: i.addr}
+				a.answer, a.err = n.enrolAt(ctx, token, i.member, i.addr, &asking)
+				results <- a
+			}()
+		}
 	}
+	begin(at)
 	var failures []attempt
-	for range at {
-		a := <-results
+	for more != nil || open > 0 {
+		var a attempt
+		select {
+		case found := <-more:
+			begin(found)
+			more = nil
+			continue
+		case a = <-results:
+			open--
+		}
 		if a.err == nil {
 			n.rememberIntroducers(token, a)
 			return a.answer, nil
@@ -247,7 +276,7 @@ func joinFailure(failures []attempt) error {
 		}
 		who := a.member.Short()
 		if a.member.IsZero() {
-			who = "--bootstrap"
+			who = "--bootstrap or LAN"
 		}
 		silent = append(silent, fmt.Sprintf("%s (%s): %v", who, a.addr, brief(a.err)))
 	}

@@ -39,8 +39,10 @@ type Config struct {
 	// Mapper asks the router for a port; nil: nat/portmap does, unless Bind is given or the settings forbid it. changed signals that the
 	// machine's network has changed.
 	Mapper func(port uint16, changed <-chan struct{}) reach.Mapper
-	Rand   io.Reader
-	Log    *slog.Logger
+	// Multicast is the LAN for beacons; nil: the host's own, unless Bind is given.
+	Multicast discovery.Multicast
+	Rand      io.Reader
+	Log       *slog.Logger
 }
 
 // Node is a running node. Its methods are safe for concurrent use.
@@ -58,6 +60,10 @@ type Node struct {
 	book     *discovery.Book
 	sequence *sequence
 
+	lan            *discovery.LAN // nil: --no-lan
+	petitions      *petitions     // machines that ask this member to be let in
+	applying       atomic.Pointer[application]
+	lanChanged     chan struct{} // 1: as networkChanged, for the LAN
 	networkChanged chan struct{} // 1: the machine's addresses or routes have changed, or it was asleep
 	reach          atomic.Pointer[reach.Reach]
 
@@ -84,7 +90,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	n := &Node{cfg: cfg, log: cfg.Log, started: time.Now(), ready: make(chan struct{}), stop: make(chan struct{}),
-		networkChanged: make(chan struct{}, 1)}
+		networkChanged: make(chan struct{}, 1), lanChanged: make(chan struct{}, 1), petitions: newPetitions()}
 	n.phase.Store(localapi.StateOffline)
 	if err := n.open(); err != nil {
 		n.release()
@@ -127,6 +133,9 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	n.control.OnConnection(n.connectionChanged)
+	n.control.Handle(protocolPair, control.Anyone, n.servePair)
+	n.control.Handle(protocolPending, control.MembersOnly, n.servePending)
+	n.openLAN()
 	return nil
 }
 
@@ -206,7 +215,11 @@ func (n *Node) shutDown() {
 	n.finish(nil)
 	n.entering.Lock()
 	defer n.entering.Unlock()
+	n.endApplication()
 	n.phase.Store(localapi.StateOffline)
+	if n.lan != nil {
+		n.lan.Silence()
+	}
 	m := n.mesh.Load()
 	if m == nil {
 		return
@@ -232,6 +245,9 @@ func (n *Node) finish(why error) {
 
 // release closes what open made, in the opposite order.
 func (n *Node) release() {
+	if n.lan != nil {
+		n.lan.Close()
+	}
 	if n.control != nil {
 		n.control.Close()
 	}

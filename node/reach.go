@@ -83,6 +83,7 @@ func (n *Node) watchNetwork(ctx context.Context) {
 	for e := range netchange.Watch(ctx, netchange.Config{IgnoreInterface: n.isOurDevice, Log: n.log}) {
 		n.log.Info("network changed", "what", e.Kind.String())
 		signal(n.networkChanged)
+		signal(n.lanChanged)
 		if m := n.mesh.Load(); m != nil {
 			signal(m.networkChanged)
 			signal(m.mapperChanged)

@@ -35,6 +35,7 @@ func (n *Node) Status(ctx context.Context) (*localapi.Status, error) {
 	}
 	m := n.online.Load()
 	if m == nil {
+		s.Self.Pending = n.applying.Load().shown()
 		return s, nil
 	}
 	state := m.group.State()

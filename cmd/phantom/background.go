@@ -125,7 +125,9 @@ func enter(ctx context.Context, c *api.Client, r upRequest) error {
 		return err
 	}
 	if s.Mesh.ID == "" {
+		stop := watchPending(ctx, c, r.pending)
 		err = c.Enter(ctx, r.entry)
+		stop()
 	} else {
 		err = c.Wait(ctx, api.WaitRequest{})
 	}
@@ -133,6 +135,34 @@ func enter(ctx context.Context, c *api.Client, r upRequest) error {
 		return notOnline(ctx)
 	}
 	return err
+}
+
+// pendingLook is the time between two looks at whether a node that enters a mesh waits for somebody.
+const pendingLook = 100 * time.Millisecond
+
+// watchPending tells of the code while a node enters. The function it returns ends that.
+func watchPending(ctx context.Context, c *api.Client, tell func(*api.Pending)) func() {
+	if tell == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(pendingLook)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				return
+			}
+			if s, err := c.Status(ctx); err == nil && s.Self.Pending != nil {
+				tell(s.Self.Pending)
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }
 }
 
 // better prefers what the node died of to what its dying looked like from outside.

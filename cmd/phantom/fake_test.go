@@ -32,6 +32,7 @@ type fakeNode struct {
 
 	mu          sync.Mutex
 	mesh        fakeMesh
+	pending     *api.Pending
 	invitations []api.Invitation
 	policies    []api.Policy
 }
@@ -69,6 +70,13 @@ func (n *fakeNode) Run(ctx context.Context) error {
 func (n *fakeNode) Enter(ctx context.Context, e localapi.Entry) error {
 	n.log.Info("entering", "entry", e)
 	m := fakeMesh{ID: "mesh-" + e.New, Name: e.New}
+	if e.Mesh == "closed" { // nobody approves
+		n.mu.Lock()
+		n.pending = &api.Pending{Code: "482913", Mesh: api.Mesh{ID: "mesh-closed", Name: "closed"}, Address: "192.0.2.7:51820", Expires: time.Now().Add(time.Minute)}
+		n.mu.Unlock()
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if e.Found {
 		m = fakeMesh{ID: "mesh-found", Name: "found"}
 	}
@@ -105,6 +113,9 @@ func (n *fakeNode) Status(context.Context) (*api.Status, error) {
 	defer n.mu.Unlock()
 	s := &api.Status{Mesh: api.Mesh{ID: n.mesh.ID, Name: n.mesh.Name}, Self: api.Self{ID: "n-" + strings.Repeat("a", 52), Name: n.settings.Name,
 		Region: n.settings.Region, State: localapi.StateOffline, NAT: "unknown"}}
+	if s.Self.Pending = n.pending; n.pending != nil {
+		s.Self.State = localapi.StatePending
+	}
 	if n.mesh.ID != "" {
 		s.Self.State, s.Self.Role, s.Self.Addresses = localapi.StateOnline, localapi.RoleCoordinator, []string{"10.86.0.1", "fd00::1"}
 		s.Self.Interface = "phantom0"
@@ -129,6 +140,27 @@ func (n *fakeNode) Members(context.Context) (*api.MemberList, error) {
 func (n *fakeNode) Coordinators(context.Context) (*api.CoordinatorList, error) {
 	return &api.CoordinatorList{Quorum: true, Leader: fakePeer.ID, Term: 3,
 		Voters: []api.Voter{{ID: fakePeer.ID, Name: "nas", Since: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}}}, nil
+}
+
+var fakeRequest = api.Request{Code: "482913", Name: "nas", ID: fakePeer.ID, From: "192.0.2.7", LAN: true, Since: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+	At: fakePeer.ID, AtName: "atlas"}
+
+func (n *fakeNode) Requests(context.Context) (*api.RequestList, error) {
+	return &api.RequestList{Requests: []api.Request{fakeRequest}}, nil
+}
+
+func (n *fakeNode) Approve(_ context.Context, r api.ApproveRequest) (*api.Request, error) {
+	if r.Code != fakeRequest.Code {
+		return nil, &localapi.Failure{Class: localapi.Failed, What: "cannot approve " + r.Code, Why: "no machine that waits shows this code"}
+	}
+	return &fakeRequest, nil
+}
+
+func (n *fakeNode) Pair(_ context.Context, r api.PairRequest) (*api.Request, error) {
+	if r.For < time.Second {
+		return nil, &localapi.Failure{Class: localapi.TimedOut, What: "nobody asked to join", Why: "the window is closed"}
+	}
+	return &fakeRequest, nil
 }
 
 func (n *fakeNode) Invite(_ context.Context, r api.InviteRequest) (*api.Invite, error) {

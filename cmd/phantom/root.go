@@ -42,7 +42,7 @@ func (a *app) root() *cobra.Command {
 		Use:   "phantom",
 		Short: "A serverless post-quantum WireGuard mesh",
 		Long: "PhantomMesh: machines find each other, prove who they are, and talk over post-quantum WireGuard.\n\n" +
-			"First machine:   phantom up\n                 phantom invite\nEvery other:     phantom join TOKEN",
+			"First machine:      phantom up\nOthers of its LAN:  phantom up, then on a member phantom approve CODE\nElsewhere:          phantom invite, then phantom join TOKEN there",
 		Version:       buildVersion().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -69,7 +69,7 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	group(groupMesh, a.upVerb(), a.joinVerb(), a.downVerb(), a.leaveVerb(), a.runVerb())
-	group(groupAdmit, a.inviteVerb(), a.invitationsVerb(), a.membersVerb(), a.tagVerb(), a.renameVerb(), a.revokeVerb(), a.policyVerb())
+	group(groupAdmit, a.inviteVerb(), a.invitationsVerb(), a.requestsVerb(), a.approveVerb(), a.pairVerb(), a.membersVerb(), a.tagVerb(), a.renameVerb(), a.revokeVerb(), a.policyVerb())
 	group(groupLook, a.statusVerb(), a.peersVerb(), a.pingVerb(), a.whyVerb(), a.netcheckVerb(), a.coordinatorsVerb(), a.auditVerb(),
 		a.waitVerb(), a.doctorVerb())
 	group(groupOther, a.backupVerb(), a.restoreVerb(), a.demoVerb(), a.versionVerb(), a.completionVerb())

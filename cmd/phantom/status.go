@@ -61,8 +61,8 @@ func (a *app) printStatus(s *api.Status) {
 	a.printGroup(w, s)
 	fmt.Fprintln(w)
 	a.printPeers(s.Peers)
-	if s.Mesh.ID == "" && len(s.Health) == 0 {
-		fmt.Fprintf(w, "\n# in no mesh: phantom up founds one, phantom join TOKEN joins one\n")
+	if s.Mesh.ID == "" && s.Self.Pending == nil && len(s.Health) == 0 {
+		fmt.Fprintf(w, "\n# in no mesh: phantom up finds or founds one, phantom join TOKEN joins one\n")
 	}
 	if len(s.Health) > 0 {
 		fmt.Fprintln(w)
@@ -89,6 +89,9 @@ func (a *app) printSelf(w io.Writer, s api.Self) {
 	line("interface", s.Interface)
 	if s.Proxies != nil {
 		line("proxies", fmt.Sprintf("socks5 %s  http %s", s.Proxies.SOCKS5, s.Proxies.HTTP))
+	}
+	if p := s.Pending; p != nil {
+		line("code", p.Code+"  (asked to join "+p.Mesh.Name+"; phantom approve "+p.Code+" on a member)")
 	}
 	if s.Certificate.NotAfter != nil {
 		line("certificate", "until "+s.Certificate.NotAfter.Local().Format("2006-01-02 15:04"))

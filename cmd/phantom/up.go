@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,23 +18,39 @@ import (
 // upTimeout: a join takes a second; a cold machine behind a slow network takes ten.
 const upTimeout = time.Minute
 
+// approvalTimeout: a person who sees the code has as long as the request is good for. A script does not wait for a person that long.
+const approvalTimeout = 10 * time.Minute
+
 func (a *app) upVerb() *cobra.Command {
-	var mesh string
+	var mesh, wanted string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "make this machine part of a mesh: the one it is in, or a new one",
-		Long: "Starts the node in the background, founds a mesh if this machine is in none, and waits until it is online.\n" +
-			"This version looks for no mesh on the LAN: to enter one that exists, use phantom join TOKEN.\n" +
+		Short: "make this machine part of a mesh: the one it is in, one of the LAN, or a new one",
+		Long: "Starts the node in the background and waits until it is online. A machine that is in no mesh looks for one on the LAN and asks\n" +
+			"to be let in: it shows a code, and phantom approve CODE on a member admits it. Where there is none, it founds one.\n" +
+			"With --bootstrap HOST:PORT it asks the member there. A node that was not approved in time goes on waiting in the background.\n" +
 			"On a machine that is in a mesh already it starts the node again with the settings it was given before; flags change them,\n" +
 			"an empty value (--region=) forgets one.",
 		Args: noArgs,
 	}
 	flags := addSettings(cmd)
 	cmd.Flags().StringVar(&mesh, "new", "", "found a mesh of this `NAME` (default home)")
-	cmd.Flags().DurationVar(&timeout, "timeout", upTimeout, "how long to wait until it is online")
+	cmd.Flags().StringVar(&wanted, "mesh", "", "of the meshes on the LAN, join the one of this `NAME` or ID")
+	cmd.Flags().DurationVar(&timeout, "timeout", upTimeout, "how long to wait until it is online (on a terminal 10m, if somebody has to approve it)")
 	cmd.RunE = action(func(cmd *cobra.Command, _ []string) error {
-		entry := localapi.Entry{Found: true}
+		entry := localapi.Entry{Found: true, Mesh: strings.ToLower(wanted)}
+		switch {
+		case cmd.Flags().Changed("new") && cmd.Flags().Changed("mesh"):
+			return wrongUsage("--new founds a mesh, --mesh joins one: give one of them")
+		case cmd.Flags().Changed("mesh"):
+			if err := config.CheckLabel(entry.Mesh); err != nil {
+				return wrongUsage("bad --mesh %q: %v", wanted, err)
+			}
+		}
+		if !cmd.Flags().Changed("timeout") && isTerminal(a.stderr) {
+			timeout = approvalTimeout
+		}
 		if cmd.Flags().Changed("new") {
 			mesh = strings.ToLower(mesh)
 			if err := config.CheckLabel(mesh); err != nil {
@@ -52,6 +69,7 @@ type upRequest struct {
 	meshID  string // the mesh of the token; empty: any
 	flags   config.Layer
 	timeout time.Duration
+	pending func(*api.Pending) // hears of the code; nil: nobody
 }
 
 // up brings the node up and prints where it is.
@@ -70,6 +88,7 @@ func (a *app) up(ctx context.Context, r upRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	merged := saved.With(r.flags)
+	r.pending = a.tellPending(func() {})
 	u := &bringUp{app: a, request: r, settings: settings, client: api.NewClient(settings.Socket()), changed: !merged.Equal(saved)}
 	status, err := u.client.Status(ctx)
 	var f *localapi.Failure
@@ -103,7 +122,8 @@ func (a *app) up(ctx context.Context, r upRequest) error {
 
 // sameMesh refuses to bring a member of one mesh into another: that would throw its identity there away.
 func sameMesh(s *api.Status, r upRequest) error {
-	other := s.Mesh.ID != "" && (r.meshID != "" && r.meshID != s.Mesh.ID || r.entry.New != "" && r.entry.New != s.Mesh.Name)
+	other := s.Mesh.ID != "" && (r.meshID != "" && r.meshID != s.Mesh.ID || r.entry.New != "" && r.entry.New != s.Mesh.Name ||
+		r.entry.Mesh != "" && r.entry.Mesh != s.Mesh.Name && !strings.HasPrefix(s.Mesh.ID, r.entry.Mesh))
 	if !other {
 		return nil
 	}
@@ -163,26 +183,43 @@ func (u *bringUp) startBackground(ctx context.Context) error {
 		return err
 	}
 	stopDots := u.app.dots("starting the node")
+	u.request.pending = u.app.tellPending(stopDots)
 	err = b.enter(ctx, u.request)
 	stopDots()
 	if err == nil {
 		return nil
 	}
 	// A member stays up and keeps trying: what is missing may come back. Who never got in goes, so that the next try starts clean.
-	if ctx.Err() != nil && u.isMember() {
+	// Who waits for approval goes on waiting.
+	if ctx.Err() != nil {
+		member, pending := u.place()
 		f := localapi.AsFailure(err)
-		f.Why, f.Next = "it runs and keeps trying", "see phantom status and phantom doctor"
-		return f
+		if pending != nil {
+			return notApproved(pending)
+		}
+		if member {
+			f.Why, f.Next = "it runs and keeps trying", "see phantom status and phantom doctor"
+			return f
+		}
 	}
 	b.stop()
 	return err
 }
 
-func (u *bringUp) isMember() bool {
+func notApproved(p *api.Pending) error {
+	return &localapi.Failure{Class: localapi.TimedOut, What: "nobody has approved this machine yet",
+		Why: "its code is " + p.Code + ", and the node goes on waiting until " + p.Expires.Local().Format(time.TimeOnly), Next: "phantom approve " + p.Code + " on a member"}
+}
+
+// place tells whether the node is a member, or waits to become one.
+func (u *bringUp) place() (member bool, pending *api.Pending) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	s, err := u.client.Status(ctx)
-	return err == nil && s.Mesh.ID != ""
+	if err != nil {
+		return false, nil
+	}
+	return s.Mesh.ID != "", s.Self.Pending
 }
 
 // tell prints where the machine is now and the next step.
@@ -202,7 +239,11 @@ func (u *bringUp) tell(ctx context.Context) error {
 		fmt.Fprintf(w, "proxies    socks5 %s  http %s (userspace networking: programs reach the mesh through them)\n", printable(p.SOCKS5), printable(p.HTTP))
 	}
 	if len(s.Peers) == 0 {
-		fmt.Fprintf(w, "next       phantom invite, then phantom join TOKEN on another machine\n")
+		if u.settings.NoLAN {
+			fmt.Fprintf(w, "next       phantom invite, then phantom join TOKEN on another machine\n")
+			return nil
+		}
+		fmt.Fprintf(w, "next       phantom up on another machine of this LAN; phantom invite for one elsewhere\n")
 		return nil
 	}
 	fmt.Fprintf(w, "next       phantom peers, or phantom ping %s\n", printable(s.Peers[0].Name))
@@ -239,5 +280,20 @@ func (a *app) dots(what string) func() {
 			}
 		}
 	}()
-	return func() { close(stop); <-stopped }
+	return sync.OnceFunc(func() { close(stop); <-stopped })
+}
+
+// tellPending shows the code of a machine that waits to be approved, once for every code.
+func (a *app) tellPending(before func()) func(*api.Pending) {
+	last := ""
+	return func(p *api.Pending) {
+		if p.Code == last {
+			return
+		}
+		last = p.Code
+		before()
+		fmt.Fprintf(a.stderr, "# found the mesh %s (%.8s) at %s; this machine asks to join it\n", printable(p.Mesh.Name), printable(p.Mesh.ID), printable(p.Address))
+		fmt.Fprintf(a.stderr, "code       %s\n", printable(p.Code))
+		fmt.Fprintf(a.stderr, "next       on any machine of the mesh, if it shows the same code (phantom requests): phantom approve %s\n", printable(p.Code))
+	}
 }

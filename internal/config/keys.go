@@ -48,7 +48,7 @@ var Keys = []Key{
 	{Name: "port", Value: "N", Usage: "UDP port, 0 for any free one (default 51820)", set: setPort},
 	{Name: "listen", Value: "ADDR", Usage: "local address to bind and offer (default: all)", List: true, set: setListen},
 	{Name: "bootstrap", Value: "HOST:PORT", Usage: "member to try first", List: true, set: setBootstrap},
-	{Name: "no-lan", Usage: "no beacons and no search on the LAN (this version has none)", set: toggle(func(s *Settings) *bool { return &s.NoLAN })},
+	{Name: "no-lan", Usage: "no beacons and no search on the LAN: nothing is sent or listened for", set: toggle(func(s *Settings) *bool { return &s.NoLAN })},
 	{Name: "no-relay", Usage: "never carry other members' packets", set: toggle(func(s *Settings) *bool { return &s.NoRelay })},
 	{Name: "relay-rate", Value: "MBIT", Usage: "most to carry for others, in Mbit/s (default 100)", set: setRelayRate},
 	{Name: "stun", Value: "HOST:PORT", Usage: "STUN server to ask beside the members", List: true, set: setSTUN},

@@ -10,6 +10,7 @@ type Entry struct {
 	Token string `json:"token,omitempty"` // the invitation, pm1…
 	New   string `json:"new,omitempty"`   // found a mesh of this name
 	Found bool   `json:"found,omitempty"` // look for a mesh; found one if there is none. Harmless on a member
+	Mesh  string `json:"mesh,omitempty"`  // with Found: only this mesh, by its name or the first eight characters of its ID
 }
 
 // IsZero tells whether there is nothing to do.
@@ -29,6 +30,34 @@ func (e Entry) String() string {
 		return "find or found a mesh"
 	}
 	return "stay"
+}
+
+// Request is a machine without an invitation that waits to be approved.
+type Request struct {
+	Code   string    `json:"code"` // six digits, the same on that machine
+	Name   string    `json:"name"` // as it calls itself
+	ID     string    `json:"id"`
+	From   string    `json:"from"` // IP address
+	LAN    bool      `json:"lan"`  // it is in the network of the member that it asked
+	Since  time.Time `json:"since"`
+	At     string    `json:"at"` // node ID of the member that it asked
+	AtName string    `json:"at_name"`
+}
+
+// RequestList answers phantom requests.
+type RequestList struct {
+	Requests List[Request] `json:"requests"`
+}
+
+// ApproveRequest lets the machine that shows a code in, or turns it away.
+type ApproveRequest struct {
+	Code   string `json:"code"`
+	Refuse bool   `json:"refuse"`
+}
+
+// PairRequest opens a window in which the next machine that asks from the LAN is let in.
+type PairRequest struct {
+	For time.Duration `json:"for_ns"` // 0: two minutes
 }
 
 // InviteRequest asks for an invitation.

@@ -45,6 +45,17 @@ type Self struct {
 	Certificate Certificate  `json:"certificate"`
 	Interface   string       `json:"interface"`         // the network device, or "userspace"
 	Proxies     *Proxies     `json:"proxies,omitempty"` // ways into the overlay for programs of this host, in userspace mode
+	Pending     *Pending     `json:"pending,omitempty"` // in StatePending, once a member holds the request
+}
+
+// Pending is this node's request to be let into a mesh.
+type Pending struct {
+	Code    string    `json:"code"` // six digits, the same on the member
+	Mesh    Mesh      `json:"mesh"`
+	Member  string    `json:"member"`  // node ID of who holds the request
+	Address string    `json:"address"` // and where that is, host:port
+	Since   time.Time `json:"since"`
+	Expires time.Time `json:"expires"`
 }
 
 // Proxies are where programs reach the overlay without a device: host:port.
