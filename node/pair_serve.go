@@ -18,7 +18,7 @@ const (
 	// pairStep bounds one message of the exchange.
 	pairStep = 5 * time.Second
 	// pairBeat is the time between two signs of life to a machine that waits; it misses three before it gives this member up.
-	pairBeat = 5 * time.Second
+	pairBeat = 3 * time.Second
 )
 
 // servePair takes in the request of a machine that has no invitation, and holds it until somebody decides.

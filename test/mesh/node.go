@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +36,9 @@ const (
 	// TUN is the device's name on every host.
 	TUN = "phantom0"
 )
+
+// LAN is the flag with which a test's node looks at its LAN; without it, it does not.
+const LAN = "--no-lan=false"
 
 // Binary builds the program from the working tree once a process and returns its path.
 // $PHANTOM_BINARY names a finished one instead.
@@ -73,7 +77,10 @@ func New(t lab.T, l *lab.Lab, host *lab.Host, flags ...string) *Node {
 		t.Fatalf("%v", err)
 	}
 	n := &Node{Host: host, Name: host.Name, t: t, binary: binary, State: filepath.Join(l.Dir(), "state-"+host.Name)}
-	n.Flags = append([]string{"--name", n.Name, "--tun", TUN, "--no-lan", "--log-level", "debug"}, flags...)
+	n.Flags = append([]string{"--name", n.Name, "--tun", TUN, "--log-level", "debug"}, flags...)
+	if !slices.Contains(flags, LAN) {
+		n.Flags = append(n.Flags, "--no-lan")
+	}
 	return n
 }
 

@@ -17,6 +17,7 @@ type Status struct {
 	Self struct {
 		ID, Name, Role, State, NAT string
 		Addresses                  []netip.Addr
+		Pending                    *struct{ Code string }
 	}
 	Coordinators struct {
 		Quorum bool
@@ -67,6 +68,11 @@ type Why struct {
 	Self, Peer    struct{ NAT string }
 	Tried         []struct{ What, How, Result string }
 	Change        []string
+}
+
+// Requests is what the tests read of requests --json.
+type Requests struct {
+	Requests []struct{ Code, Name, ID, From, Since string }
 }
 
 // Invite is what the tests read of invite --json.
