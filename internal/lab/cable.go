@@ -169,7 +169,8 @@ func (c *Cable) Drop(way Direction, match string) (undo func()) {
 	return func() { c.at.nft("delete table bridge " + table + "\n") }
 }
 
-// DropLarger loses UDP packets with more than that many bytes (IP header counted as IPv4's 20) both ways, in silence: a link whose ICMP is filtered.
+// DropLarger loses IP packets of UDP with more than that many bytes both ways, in silence: a link whose ICMP is filtered. What passes in fragments
+// does: the length in the UDP header says nothing of them, and nft reads payload in its place from all but the first.
 func (c *Cable) DropLarger(bytes int) (undo func()) {
 	c.at.lab.t.Helper()
 	// A batch that the kernel would cut into packets only behind the bridge looks like one large packet here: every station cuts by itself.
@@ -178,7 +179,7 @@ func (c *Cable) DropLarger(bytes int) (undo func()) {
 			c.at.lab.must("ip", "-n", h.Namespace, "link", "set", fmt.Sprintf("eth%d", i), "gso_max_segs", "1")
 		}
 	}
-	match := fmt.Sprintf("meta l4proto udp udp length > %d", bytes-20)
+	match := fmt.Sprintf("meta l4proto udp meta length > %d", bytes)
 	out, in := c.Drop(Out, match), c.Drop(In, match)
 	return func() { out(); in() }
 }
