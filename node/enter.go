@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/phantommesh/phantommesh/control"
@@ -175,15 +174,16 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 	// The LAN is searched meanwhile: it may know a member where the token's are all gone.
 	more := make(chan []introduction, 1)
 	go func() { more <- n.lanIntroductions(ctx, token.Mesh, at) }()
-	// One request at a time: two that race would both be admitted, as the same node, but the second for nothing.
-	var asking sync.Mutex
+	// One request at a time: two that race would both be admitted, as the same node, but the second for nothing. A channel, as who waits for
+	// its turn must hear when it is no longer wanted.
+	asking := make(chan struct{}, 1)
 	open := 0
 	begin := func(at []introduction) {
 		open += len(at)
 		for _, i := range at {
 			go func() {
 				a := attempt{member: i.member, addr: i.addr}
-				a.answer, a.err = n.enrolAt(ctx, token, i.member, i.addr, &asking)
+				a.answer, a.err = n.enrolAt(ctx, token, i.member, i.addr, asking)
 				results <- a
 			}()
 		}
@@ -231,7 +231,7 @@ func (n *Node) rememberIntroducers(token invitation.Token, a attempt) {
 	}
 }
 
-func (n *Node) enrolAt(ctx context.Context, token invitation.Token, member identity.NodeID, addr netip.AddrPort, asking *sync.Mutex,
+func (n *Node) enrolAt(ctx context.Context, token invitation.Token, member identity.NodeID, addr netip.AddrPort, asking chan struct{},
 ) (coordinator.Answer, error) {
 	to, err := n.socket.Contact(ctx, addr)
 	if err != nil {
@@ -242,9 +242,13 @@ func (n *Node) enrolAt(ctx context.Context, token invitation.Token, member ident
 		return coordinator.Answer{}, err
 	}
 	defer s.Close()
-	asking.Lock()
-	defer asking.Unlock()
-	if err := ctx.Err(); err != nil {
+	select {
+	case asking <- struct{}{}:
+		defer func() { <-asking }()
+	case <-ctx.Done():
+		return coordinator.Answer{}, ctx.Err()
+	}
+	if err := ctx.Err(); err != nil { // both were ready
 		return coordinator.Answer{}, err
 	}
 	settings := n.cfg.Settings

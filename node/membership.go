@@ -78,7 +78,7 @@ func (n *Node) groupConfig(m *membership) coordinator.Config {
 	}
 	return coordinator.Config{
 		Key: n.key, Control: n.control, Peers: n.peers, Dir: n.folder.path, Rand: n.cfg.Rand, Now: time.Now, Log: n.log,
-		Timing: timing, Alive: m.alive, OnState: m.wake,
+		Timing: timing, Alive: m.alive, OnState: m.wake, NoSync: n.cfg.NoSync,
 	}
 }
 
@@ -171,7 +171,7 @@ func (m *membership) startPlane(state *coordinator.State, self *certificate.Memb
 	config := dataplane.Config{
 		Key: n.key, Self: n.ID(), Mesh: state.Mesh.ID, Bind: n.socket.Bind(), Peers: n.peers, Control: n.control, Connect: n.socket.Connect,
 		Orphans: n.socket.OnOrphan, Known: n.socket.WireGuardKnown, Network: host, Overlay: spec.Routes, Resolve: n.resolveName,
-		Filter: m.firstFilter(state), Rand: n.cfg.Rand, Log: n.log,
+		Filter: m.firstFilter(state), OnPeer: n.cfg.OnPeer, Rand: n.cfg.Rand, Log: n.log,
 	}
 	if s.MTU == 0 {
 		config.PathMTU, config.Paths = n.pathMTU, n.socket.Watch

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/phantommesh/phantommesh/control"
 	"github.com/phantommesh/phantommesh/coordinator"
@@ -41,8 +42,14 @@ type Config struct {
 	Mapper func(port uint16, changed <-chan struct{}) reach.Mapper
 	// Multicast is the LAN for beacons; nil: the host's own, unless Bind is given.
 	Multicast discovery.Multicast
-	Rand      io.Reader
-	Log       *slog.Logger
+	// NetworkChanges is signalled when the network that Bind stands for has changed. With Bind given, this machine's own is not watched.
+	NetworkChanges <-chan struct{}
+	// OnPeer is told of every WireGuard peer that is made, see dataplane.Config; NoSync leaves out fsync of the replicated log. Both are for
+	// simulations only.
+	OnPeer func(*device.Peer)
+	NoSync bool
+	Rand   io.Reader
+	Log    *slog.Logger
 }
 
 // Node is a running node. Its methods are safe for concurrent use.

@@ -80,14 +80,28 @@ func (n *Node) assist(id identity.NodeID) {
 
 // watchNetwork tells everybody who learned something of the network that it has changed. It ends with ctx.
 func (n *Node) watchNetwork(ctx context.Context) {
+	if n.cfg.Bind != nil { // not this machine's network
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-n.cfg.NetworkChanges:
+				n.noteNetworkChange()
+			}
+		}
+	}
 	for e := range netchange.Watch(ctx, netchange.Config{IgnoreInterface: n.isOurDevice, Log: n.log}) {
 		n.log.Info("network changed", "what", e.Kind.String())
-		signal(n.networkChanged)
-		signal(n.lanChanged)
-		if m := n.mesh.Load(); m != nil {
-			signal(m.networkChanged)
-			signal(m.mapperChanged)
-		}
+		n.noteNetworkChange()
+	}
+}
+
+func (n *Node) noteNetworkChange() {
+	signal(n.networkChanged)
+	signal(n.lanChanged)
+	if m := n.mesh.Load(); m != nil {
+		signal(m.networkChanged)
+		signal(m.mapperChanged)
 	}
 }
 

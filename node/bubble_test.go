@@ -1,0 +1,101 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.zx2c4.com/wireguard/device"
+
+	"github.com/phantommesh/phantommesh/dataplane"
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/node"
+	"github.com/phantommesh/phantommesh/underlay/underlaytest"
+)
+
+// keptPeers keeps WireGuard's peers reachable: their queues' finalizers must not run outside of the bubble.
+var keptPeers struct {
+	sync.Mutex
+	all []*device.Peer
+}
+
+// Regression: whoever waited for its turn to ask for enrolment held up virtual time, and heard of the end of the attempt only once it had it.
+func TestAWholeMeshRunsInVirtualTime(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var network underlaytest.Network
+		network.Set(underlaytest.Hooks{Latency: func(_, _ netip.AddrPort) time.Duration { return 5 * time.Millisecond }})
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var nodes []*node.Node
+		ended := make(chan error, 4)
+		for i := range 4 {
+			n := bubbleNode(t, network.Host(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})), filepath.Join(dir, fmt.Sprint(i)), i)
+			go func() { ended <- n.Run(ctx) }()
+			entry := localapi.Entry{New: "lab"}
+			if i > 0 {
+				invite, err := nodes[0].Invite(ctx, localapi.InviteRequest{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				entry = localapi.Entry{Token: invite.Token}
+			}
+			if err := n.Enter(ctx, entry); err != nil {
+				t.Fatal(err)
+			}
+			nodes = append(nodes, n)
+		}
+		time.Sleep(time.Minute)
+		for i, n := range nodes {
+			for j := range nodes {
+				if i == j {
+					continue
+				}
+				request := localapi.PingRequest{Node: fmt.Sprintf("n%d", j), Count: 1, Path: true}
+				err := n.Ping(ctx, request, func(r localapi.PingReply) error {
+					if r.Lost {
+						t.Errorf("n%d does not reach n%d: %s", i, j, r.Error)
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		cancel()
+		for range nodes {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func bubbleNode(t *testing.T, host *underlaytest.Host, state string, i int) *node.Node {
+	t.Helper()
+	s := config.Defaults()
+	s.State, s.Name = state, fmt.Sprintf("n%d", i)
+	n, err := node.New(node.Config{
+		Settings: s, Bind: host, NoSync: true, Log: slog.New(slog.DiscardHandler),
+		OpenInterface: func(spec node.InterfaceSpec) (dataplane.Interface, error) {
+			return dataplane.OpenPipe(spec.Addresses, spec.MTU), nil
+		},
+		OnPeer: func(p *device.Peer) {
+			keptPeers.Lock()
+			defer keptPeers.Unlock()
+			keptPeers.all = append(keptPeers.all, p)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
