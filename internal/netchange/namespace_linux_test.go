@@ -50,6 +50,7 @@ func TestChangesOfARealNetworkAreSeen(t *testing.T) {
 		{"default route", func() { ip("route", "add", "default", "via", "192.0.2.9") }, Routes},
 		{"default route moved", func() { ip("route", "replace", "default", "via", "192.0.2.10") }, Routes},
 		{"IPv6 default route", func() { ip("-6", "route", "add", "default", "via", "2001:db8:1ab::9") }, Routes},
+		{"larger packets allowed", func() { ip("link", "set", "eth0", "mtu", "9000") }, Addresses},
 		{"cable pulled", h.Cut, Addresses},
 		{"cable plugged in", h.Restore, Addresses},
 		{"address removed", func() { ip("addr", "del", "198.51.100.7/24", "dev", "eth0") }, Addresses},

@@ -14,7 +14,7 @@ type Kind uint8
 
 // The kinds of change.
 const (
-	Addresses Kind = 1 << iota // an address came or went, or its interface's carrier did
+	Addresses Kind = 1 << iota // an address came or went, or its interface's carrier or MTU changed
 	Routes                     // a route of the main table came, went or leads elsewhere; seen on Linux only
 	Resume                     // the machine was suspended and is back: every NAT mapping may be gone
 )

@@ -86,11 +86,11 @@ func (l *linux) read(ignore func(string) bool) (snapshot, error) {
 	if err != nil {
 		return snapshot{}, fmt.Errorf("interfaces: %w", err)
 	}
-	names := map[int]string{} // of interfaces that count
+	names, mtus := map[int]string{}, map[int]int{} // of interfaces that count
 	for _, link := range links {
 		a := link.Attrs()
 		if a.Flags&net.FlagLoopback == 0 && !ignore(a.Name) {
-			names[a.Index] = a.Name
+			names[a.Index], mtus[a.Index] = a.Name, a.MTU
 			if a.Flags&net.FlagRunning == 0 {
 				names[a.Index] = "" // no carrier: its addresses reach nobody, its routes lead nowhere
 			}
@@ -104,7 +104,7 @@ func (l *linux) read(ignore func(string) bool) (snapshot, error) {
 	for _, a := range addrs {
 		usable := a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0 && !a.IP.IsLinkLocalUnicast()
 		if name := names[a.LinkIndex]; name != "" && usable {
-			s.addresses = append(s.addresses, a.IPNet.String()+" dev "+name)
+			s.addresses = append(s.addresses, fmt.Sprintf("%s dev %s mtu %d", a.IPNet, name, mtus[a.LinkIndex]))
 		}
 	}
 	routes, err := l.handle.RouteList(nil, netlink.FAMILY_ALL)
