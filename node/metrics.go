@@ -38,6 +38,11 @@ var (
 	descReceived     = desc("packets_received_total", "Packets that arrived on the UDP port, by class.", "class")
 	descDropped      = desc("packets_dropped_total", "Packets that were not passed on, by reason.", "reason")
 	descPaths        = desc("paths", "Paths to members, by kind.", "kind")
+	descNAT          = desc("nat", "1 for the kind of NAT that this node is behind.", "kind")
+	descRelayed      = desc("relay_bytes_total", "Bytes carried for other members.")
+	descRelayPackets = desc("relay_packets_total", "Packets carried for other members.")
+	descRelayDropped = desc("relay_dropped_total", "Frames of other members that were not carried, by reason.", "reason")
+	descRelayLoad    = desc("relay_load", "What is carried for others now, by what it is: pairs, members, bytes that wait.", "of")
 	descMembers      = desc("gossip_members", "Other members, by gossip's verdict.", "state")
 	descGossipBytes  = desc("gossip_bytes_total", "Gossip traffic in bytes, packets and streams.", "direction")
 	descTunnels      = desc("tunnels", "Tunnels, by state.", "state")
@@ -77,6 +82,18 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	count(descChecks, s.Checks, "sent")
 	count(descChecks, s.Answers, "answered")
+	if r := n.reach.Load(); r != nil {
+		gauge(descNAT, 1, r.NAT().String())
+	}
+	relayed := n.socket.RelayStats()
+	count(descRelayed, relayed.Bytes)
+	count(descRelayPackets, relayed.Packets)
+	for reason, v := range relayed.Dropped {
+		count(descRelayDropped, v, reason)
+	}
+	gauge(descRelayLoad, float64(relayed.Channels), "pairs")
+	gauge(descRelayLoad, float64(relayed.Peers), "members")
+	gauge(descRelayLoad, float64(relayed.QueuedBytes), "bytes")
 	kinds := map[underlay.PathKind]int{underlay.PathDirect: 0, underlay.PathRelay: 0, underlay.PathNone: 0}
 	for _, p := range n.socket.Paths() {
 		kinds[p.Kind]++
