@@ -202,12 +202,13 @@ func (a *application) await(ctx context.Context) error {
 
 // pursue asks until somebody decides: anew, with a new code, when the member that held the request has gone.
 func (n *Node) pursue(ctx context.Context, a *application) error {
-	held, lastHeld := false, time.Now()
+	held, lastHeld, codes := false, time.Now(), 0
 	for {
 		p, err := n.petition(ctx, a.wanted)
 		if err == nil {
 			err = n.waitForVerdict(ctx, a, p)
 			held, lastHeld = true, time.Now()
+			codes++
 			if err == nil {
 				return nil
 			}
@@ -222,11 +223,15 @@ func (n *Node) pursue(ctx context.Context, a *application) error {
 			return localapi.Fail(localapi.TimedOut, "cannot ask to join", err, "check that a member can be reached from this machine by UDP, or join with an invitation")
 		}
 		n.log.Debug("asking the mesh again", "err", err)
-		if !sleep(ctx, pairAgain) {
+		if !sleep(ctx, pauseBetweenCodes(codes)) {
 			return localapi.Fail(localapi.Failed, "not joined", errors.New("the request was taken back"), "")
 		}
 	}
 }
+
+// pauseBetweenCodes is how long to wait before asking again after so many codes were shown here. Every code shown is one more guess for a machine in
+// the middle, which could break off each exchange at once: the pauses double up to about a minute, so that ten minutes show some 14 codes at most.
+func pauseBetweenCodes(codes int) time.Duration { return pairAgain << min(max(codes-1, 0), 5) }
 
 // sent is a request that a member holds.
 type sent struct {
