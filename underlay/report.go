@@ -27,6 +27,9 @@ const (
 	// reportPackets sent are worth a check (324 bytes with its answer) when the other side's packets keep coming: a tenth of their bytes
 	// at most. Large packets always are.
 	reportPackets = 16
+	// reportSlow is the time after which fewer are, if they are enough to judge by: a flow whose packets are lost slows down, as TCP's does, while
+	// the other side repeats its own. A flow of some packets a second pays 324 B/s for it at most.
+	reportSlow = time.Second
 	// lossPackets is the least number of packets that says something about a path: fewer may be lost by chance.
 	lossPackets = 3
 	// lossShare of those sent have to arrive, or the path is lossy: 1/8. Congestion costs a flow a few percent.
@@ -193,7 +196,8 @@ func (s *pathSet) wantsReport(p *pathState, now instant) bool {
 	case p.probed >= 0 && now-p.probed < reportInterval || fresh.packets == 0:
 		return false
 	}
-	return s.unanswered >= 0 && now-s.unanswered >= reportInterval || fresh.large > 0 || fresh.packets >= reportPackets || d.trying
+	return s.unanswered >= 0 && now-s.unanswered >= reportInterval || fresh.large > 0 || fresh.packets >= reportPackets || d.trying ||
+		fresh.packets >= lossPackets && now-p.probed >= reportSlow
 }
 
 // nextReport is when wantsReport may change its mind without anything being sent.
@@ -209,6 +213,8 @@ func (s *pathSet) nextReport(p *pathState) instant {
 		return p.probed + reportInterval
 	case fresh.packets > 0 && s.unanswered >= 0:
 		return max(p.probed, s.unanswered) + reportInterval
+	case fresh.packets >= lossPackets:
+		return p.probed + reportSlow
 	}
 	return forever
 }
