@@ -10,6 +10,9 @@ import (
 )
 
 func TestAfterALongCalmAKilledNodeIsDeadToAllWithinAMinute(t *testing.T) {
+	if testing.Short() {
+		t.Skip("hours of virtual time: the unit stage runs it without the race detector")
+	}
 	for range 10 {
 		inBubble(t, func(t *testing.T) {
 			w := newWorld(t)

@@ -66,6 +66,9 @@ func BenchmarkConverge50(b *testing.B) {
 }
 
 func TestIdleTrafficIsWhatTheProfileSays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("hours of virtual time: the unit stage runs it without the race detector")
+	}
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		hosts := w.hosts(5)
