@@ -200,14 +200,17 @@ func (g *Group) learnOf(ctx context.Context, id identity.NodeID) {
 
 // checkRequest verifies what needs no ledger.
 func (g *Group) checkRequest(raw []byte) (*invitation.Request, error) {
+	return checkRequest(g.state.Load().Mesh.ID, g.cfg.Now(), raw)
+}
+
+func checkRequest(mesh identity.MeshID, now time.Time, raw []byte) (*invitation.Request, error) {
 	req, err := invitation.ParseRequest(raw)
 	if err != nil {
 		return nil, refuse(RefusedRequest, "the enrolment request is malformed or not signed by its own keys")
 	}
-	if req.Mesh != g.state.Load().Mesh.ID {
+	if req.Mesh != mesh {
 		return nil, refuse(RefusedMesh, "the invitation is for another mesh than this member's")
 	}
-	now := g.cfg.Now()
 	late := clockMax
 	if req.Invitation == "" {
 		late += ApprovalLife
@@ -286,42 +289,40 @@ func (g *Group) admit(ctx context.Context, r *replica, asker identity.NodeID, a 
 
 // draftAdmission checks the request against the ledger and drafts a certificate; known is set for a node that is in already.
 func (g *Group) draftAdmission(r *replica, req *invitation.Request) (draft *certificate.Member, known *Member, err error) {
-	now := g.cfg.Now()
-	r.machine.view(func(l *Ledger) {
-		id := req.Public.NodeID()
-		if known, _ = l.State().Member(id); known != nil && known.Status != Active {
-			known, err = nil, outcast(known)
-			return
-		}
-		if req.Invitation == "" { // admitted by approval, or not at all
-			if known == nil {
-				err = refuse(RefusedInvitation, "nobody has approved this machine yet (phantom approve CODE on a member), and it shows no invitation")
-			}
-			return
-		}
-		inv, ok := l.Invitation(req.Invitation)
-		if !ok {
-			known, err = nil, refuse(RefusedInvitation, "this invitation is not known to the mesh: it was cancelled, or is long past; ask for a new one")
-			return
-		}
-		if !invitation.VerifyProof(inv.Key, req.Mesh, id, req.Proof) {
-			known, err = nil, refuse(RefusedInvitation, "the invitation's secret is wrong; copy the whole token again")
-			return
-		}
-		if known != nil {
-			return // its answer was lost, or it joins twice: no second use
-		}
-		if r := l.backed(inv); r != nil {
-			err = r
-			return
-		}
-		if r := admissible(inv, now); r != nil {
-			err = r
-			return
-		}
-		draft, err = g.draftMember(l, inv, req, now)
-	})
+	r.machine.view(func(l *Ledger) { draft, known, err = l.draftAdmission(req, g.cfg.Now()) })
 	return draft, known, err
+}
+
+func (l *Ledger) draftAdmission(req *invitation.Request, now time.Time) (draft *certificate.Member, known *Member, err error) {
+	id := req.Public.NodeID()
+	known, _ = l.State().Member(id)
+	if known != nil && known.Status != Active {
+		return nil, nil, outcast(known)
+	}
+	if req.Invitation == "" { // admitted by approval, or not at all
+		if known == nil {
+			err = refuse(RefusedInvitation, "nobody has approved this machine yet (phantom approve CODE on a member), and it shows no invitation")
+		}
+		return nil, known, err
+	}
+	inv, ok := l.Invitation(req.Invitation)
+	if !ok {
+		return nil, nil, refuse(RefusedInvitation, "this invitation is not known to the mesh: it was cancelled, or is long past; ask for a new one")
+	}
+	if !invitation.VerifyProof(inv.Key, req.Mesh, id, req.Proof) {
+		return nil, nil, refuse(RefusedInvitation, "the invitation's secret is wrong; copy the whole token again")
+	}
+	if known != nil { // its answer was lost, or it joins twice: no second use
+		return nil, known, nil
+	}
+	if r := l.backed(inv); r != nil {
+		return nil, nil, r
+	}
+	if r := admissible(inv, now); r != nil {
+		return nil, nil, r
+	}
+	draft, err = l.draftMember(inv, req, now)
+	return draft, nil, err
 }
 
 // backed refuses an invitation of a member that was revoked since: it must not come back through a door it left open.
@@ -332,7 +333,7 @@ func (l *Ledger) backed(inv Invitation) *Refused {
 	return nil
 }
 
-func (g *Group) draftMember(l *Ledger, inv Invitation, req *invitation.Request, now time.Time) (*certificate.Member, error) {
+func (l *Ledger) draftMember(inv Invitation, req *invitation.Request, now time.Time) (*certificate.Member, error) {
 	addr, err := l.nextLease(now)
 	if err != nil {
 		return nil, err

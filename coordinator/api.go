@@ -50,7 +50,9 @@ func (g *Group) Invite(ctx context.Context, spec InviteSpec) (invitation.Token, 
 	now := g.cfg.Now()
 	inv := Invitation{ID: token.ID(), Uses: uint32(spec.Uses), Total: uint32(spec.Uses), Created: now, Expires: now.Add(spec.Expires).Truncate(time.Millisecond),
 		Tags: spec.Tags, Name: spec.Name, By: g.self}
-	_, err := g.decide(ctx, opInvite, inviteBody{ID: inv.ID, Key: token.Key(), Uses: inv.Uses, Expires: inv.Expires.UnixMilli(), Tags: inv.Tags, Name: inv.Name})
+	body := newInviteBody(inv)
+	body.Key = token.Key() // not in inv, which is for people
+	_, err := g.decide(ctx, opInvite, body)
 	if err != nil {
 		return invitation.Token{}, Invitation{}, err
 	}

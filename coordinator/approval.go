@@ -62,7 +62,7 @@ func (g *Group) draftApproved(r *replica, req *invitation.Request) (draft *certi
 			}
 			return
 		}
-		draft, err = g.draftMember(l, Invitation{}, req, g.cfg.Now())
+		draft, err = l.draftMember(Invitation{}, req, g.cfg.Now())
 	})
 	return draft, known, err
 }

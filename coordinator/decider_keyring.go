@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
@@ -77,16 +76,11 @@ func (g *Group) changeKeys(ctx context.Context, r *replica, announce bool) error
 	if err := g.ready(ctx, r); err != nil {
 		return err
 	}
-	old := g.ledgerState(r).Keyring
-	keys := old.Keys[len(old.Keys)-1:]
-	if announce {
-		fresh := make([]byte, gossipKeyBytes)
-		if _, err := io.ReadFull(g.cfg.Rand, fresh); err != nil {
-			return fmt.Errorf("coordinator: read randomness: %w", err)
-		}
-		keys = [][]byte{old.Keys[0], fresh}
+	command, err := g.author().Keyring(g.ledgerState(r), announce)
+	if err != nil {
+		return err
 	}
-	_, err := g.propose(ctx, r, KindKeyring, identity.NodeID{}, keyringBody{Keys: keys, Replaces: old.Version})
+	_, err = g.proposeCommand(ctx, r, command)
 	return err
 }
 

@@ -5,7 +5,7 @@
 //
 //  1. call.go: any member asks (invite, revoke, enrol ...). On the leader the question is answered in place; anywhere else it is
 //     forwarded to the leader over the control protocol "decide". Who asked is the peer that control authenticated.
-//  2. execute.go, admission.go: the leader checks the question against its ledger, signs what has to be signed, and proposes
+//  2. execute.go, admission.go, author.go: the leader checks the question against its ledger, signs what has to be signed, and proposes
 //     one command.
 //  3. replica.go: hashicorp/raft replicates the command over control streams ("raft") and stores it in bbolt.
 //  4. ledger.go: every voter applies the command. Apply is pure: no clock, no randomness, the same result everywhere.

@@ -334,7 +334,11 @@ func (g *Group) grantIssuer(ctx context.Context, r *replica, p Proposal) error {
 		g.watch.unwilling[p.Signer] = g.cfg.Now()
 		return err
 	}
-	_, err = g.propose(ctx, r, KindIssuer, identity.NodeID{}, issuerBody{Certificate: raw})
+	command, err := g.author().Issuer(raw)
+	if err != nil {
+		return err
+	}
+	_, err = g.proposeCommand(ctx, r, command)
 	if errors.Is(err, errConflict) {
 		return nil
 	}
@@ -369,20 +373,11 @@ func (g *Group) signIssuerFor(asker identity.NodeID, body []byte) ([]byte, error
 }
 
 func (g *Group) signIssuer(id identity.NodeID, depth uint8) ([]byte, error) {
-	s, now := g.state.Load(), g.cfg.Now()
-	m, ok := s.Member(id)
-	if !ok || m.Status != Active {
+	s := g.state.Load()
+	if !s.Active(id) {
 		g.pokeState()
-		return nil, refuse(RefusedNoMember, "%s is not an active member", id.Short())
 	}
-	issuer := certificate.Issuer{Public: m.Certificate.Public, Mesh: s.Mesh.ID, Depth: depth, NotBefore: now, NotAfter: now.Add(certificate.IssuerLife), Serial: serial(now, 0)}
-	if depth == certificate.DepthParent {
-		if g.root == nil {
-			return nil, refuse(RefusedNotAllowed, "this node does not hold the mesh's root key")
-		}
-		return certificate.SignIssuerByRoot(g.root, issuer)
-	}
-	return certificate.SignIssuer(g.cfg.Key, issuer)
+	return g.author().SignIssuer(s, id, depth, g.root)
 }
 
 // pokeState asks for the state that somebody evidently has and we do not.

@@ -100,6 +100,10 @@ func (g *Group) propose(ctx context.Context, r *replica, kind Kind, asker identi
 	if err != nil {
 		return Result{}, err
 	}
+	return g.proposeCommand(ctx, r, c)
+}
+
+func (g *Group) proposeCommand(ctx context.Context, r *replica, c Command) (Result, error) {
 	res, err := r.propose(ctx, c, g.cfg.Timing.RPC)
 	if err != nil {
 		return res, err
@@ -166,12 +170,11 @@ func (g *Group) executeLeave(ctx context.Context, r *replica, asker identity.Nod
 }
 
 func (g *Group) endMembership(ctx context.Context, r *replica, asker identity.NodeID, rev certificate.Revocation) error {
-	rev.Mesh, rev.At = g.ledgerState(r).Mesh.ID, g.cfg.Now()
-	raw, err := certificate.SignRevocation(g.cfg.Key, rev)
+	command, err := g.author().EndMembership(g.ledgerState(r), asker, rev)
 	if err != nil {
-		return refuse(RefusedRequest, "the reason must be one line of at most %d bytes", maxReasonBytes)
+		return err
 	}
-	res, err := g.propose(ctx, r, KindRevoke, asker, revokeBody{Revocation: raw})
+	res, err := g.proposeCommand(ctx, r, command)
 	if err == nil {
 		g.cfg.Log.Info("coordinator: membership ended", "peer", rev.Node.Short(), "status", res.Member.Status.String(), "reason", rev.Reason)
 	}
@@ -224,14 +227,11 @@ func (g *Group) reissue(ctx context.Context, r *replica, id identity.NodeID, c c
 		if !ok || m.Status != Active {
 			return refuse(RefusedNoMember, "%s is not an active member", id.Short())
 		}
-		now, next := g.cfg.Now(), *m.Certificate
-		c.make(&next)
-		next.NotBefore, next.NotAfter, next.Serial = now, now.Add(certificate.MemberLife), serial(now, m.Certificate.Serial)
-		raw, err := certificate.SignMember(g.cfg.Key, next)
+		command, err := g.author().Reissue(m, c.asker, c.name, c.make)
 		if err != nil {
-			return fmt.Errorf("coordinator: sign the certificate of %s: %w", id.Short(), err)
+			return err
 		}
-		_, err = g.propose(ctx, r, KindReissue, c.asker, reissueBody{Certificate: raw, Replaces: m.Certificate.Serial, Change: c.name})
+		_, err = g.proposeCommand(ctx, r, command)
 		if !errors.Is(err, errConflict) {
 			return err
 		}

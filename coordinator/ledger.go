@@ -124,6 +124,9 @@ func (l *Ledger) Invitations(now time.Time) []Invitation {
 	return out
 }
 
+// Audit returns the chain of decisions as far as it is kept whole.
+func (l *Ledger) Audit() Audit { return l.audit.export() }
+
 // Apply carries out one command of the log. It never panics on any bytes: a body that does not decode is refused the same
 // way on every voter, a newer format freezes this ledger (see LedgerFormat).
 func (l *Ledger) Apply(c Command, index uint64) Result {
