@@ -116,3 +116,8 @@ func (a Author) Keyring(s *State, announce bool) (Command, error) {
 	}
 	return newCommand(KindKeyring, a.Now, identity.NodeID{}, keyringBody{Keys: keys, Replaces: old.Version})
 }
+
+// Region returns the command that a proposal to ElectRegion stands for.
+func (a Author) Region(p Proposal) (Command, error) {
+	return newCommand(KindRegion, a.Now, identity.NodeID{}, regionBody{Region: p.Region, Coordinator: p.Node, Term: p.Term, Why: p.Why})
+}

@@ -40,6 +40,8 @@ const (
 	opPolicyText     op = 16 // one version
 
 	opApprove op = 17 // admit a node that has no invitation
+
+	opMoveRegion op = 18 // the asker is of another region now
 )
 
 type question struct {

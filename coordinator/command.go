@@ -14,7 +14,7 @@ import (
 // snapshots carry the lowest format that holds them, so that voters of an older program follow until one uses what is new.
 // A leader must not propose format n+1 before every voter understands it; should it happen, a ledger that does not
 // understand freezes (Ledger.Frozen) instead of guessing, and goes on from there once its program is updated.
-const LedgerFormat = 4
+const LedgerFormat = 5
 
 // Kind says what a command does. Numbers are part of the log format and never reused.
 type Kind uint8
@@ -40,9 +40,14 @@ const KindApprove Kind = 10 // a member that has no invitation, on the word of o
 // The kinds of format 4.
 const KindRecover Kind = 11 // a member has made itself the only voter
 
+// The kinds of format 5.
+const KindRegion Kind = 12 // a region's coordinator: elected, replaced, gone
+
 // format returns the lowest format that has the kind.
 func (k Kind) format() uint8 {
 	switch {
+	case k >= KindRegion:
+		return 5
 	case k >= KindRecover:
 		return 4
 	case k >= KindApprove:
@@ -78,6 +83,8 @@ func (k Kind) String() string {
 		return "approve"
 	case KindRecover:
 		return "recover"
+	case KindRegion:
+		return "region"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }

@@ -117,6 +117,8 @@ func (d *decisions) carryOut(p Proposal) {
 	case Transfer:
 		d.o.Self = p.Node
 	case Reissue:
+	case ElectRegion:
+		d.apply(KindRegion, regionBody{Region: p.Region, Coordinator: p.Node, Term: p.Term, Why: p.Why})
 	case AnnounceKey:
 		d.apply(KindKeyring, keyringBody{Keys: [][]byte{d.ledger.state.Keyring.Keys[0], d.key()}, Replaces: d.ledger.state.Keyring.Version})
 		d.o.KeyringSeen = d.now
@@ -124,7 +126,11 @@ func (d *decisions) carryOut(p Proposal) {
 		d.apply(KindKeyring, keyringBody{Keys: d.ledger.state.Keyring.Keys[1:], Replaces: d.ledger.state.Keyring.Version})
 		d.o.KeyringSeen = d.now
 	}
-	fmt.Fprintf(&d.trace, "%6s  %s %s (%s)  voters %s\n", d.now.Sub(day0), p.Action, d.name(p.Node), p.Why, d.names(d.o.Voters))
+	who := d.name(p.Node)
+	if p.Action == ElectRegion {
+		who += " for " + p.Region
+	}
+	fmt.Fprintf(&d.trace, "%6s  %s %s (%s)  voters %s\n", d.now.Sub(day0), p.Action, who, p.Why, d.names(d.o.Voters))
 	living := 0
 	for i := range d.members {
 		if d.up[i] && contains(d.o.Voters, testKey(i).ID()) {

@@ -24,6 +24,10 @@ type Observation struct {
 	Poor map[identity.NodeID]bool
 	// Unwilling were asked for an issuer's signature lately and gave none.
 	Unwilling map[identity.NodeID]bool
+	// Silent are coordinators of regions that have not answered the leader for Timing.Office. Yielding are those that go, and want to
+	// coordinate nothing.
+	Silent   map[identity.NodeID]bool
+	Yielding map[identity.NodeID]bool
 	// Holds is the version of the state that members say they hold; KeyringSeen since when the leader has seen the keyring there is.
 	Holds       map[identity.NodeID]uint64
 	KeyringSeen time.Time
@@ -52,11 +56,12 @@ const (
 	Reissue                       // a new certificate for Node, otherwise unchanged
 	AnnounceKey                   // a new gossip key behind the one in use
 	UseKey                        // the announced gossip key in place of the one in use
+	ElectRegion                   // Node coordinates Region, in Term; nobody if it is zero
 )
 
 // String names the action for logs and golden tables.
 func (a Action) String() string {
-	return [...]string{"?", "sign-issuer", "stage", "promote", "remove", "transfer", "reissue", "announce-key", "use-key"}[min(int(a), 8)]
+	return [...]string{"?", "sign-issuer", "stage", "promote", "remove", "transfer", "reissue", "announce-key", "use-key", "elect"}[min(int(a), 9)]
 }
 
 // Proposal is one thing a decider wants done, with its reason for the log.
@@ -65,6 +70,8 @@ type Proposal struct {
 	Node   identity.NodeID
 	Signer identity.NodeID // of SignIssuer
 	Depth  uint8           // of SignIssuer
+	Region string          // of ElectRegion
+	Term   uint64          // of ElectRegion
 	Why    string
 }
 
@@ -77,6 +84,7 @@ type Decider struct {
 // Deciders is the table: a further decider is one file and one row. Each runs every tick on the leader; what it proposes is
 // carried out in order, up to proposalsPerTick.
 var Deciders = []Decider{
+	{"regions", DecideRegions},
 	{"issuers", DecideIssuers},
 	{"voters", DecideVoters},
 	{"renewal", DecideRenewal},
@@ -111,18 +119,18 @@ func candidates(s *State, o Observation) []identity.NodeID {
 	}
 	crowd := map[string]int{} // voters by region
 	for _, id := range livingVoters(s, o) {
-		crowd[s.region(id)]++
+		crowd[s.RegionOf(id)]++
 	}
 	better := func(a, b identity.NodeID) int {
 		return cmp.Or(
 			falseFirst(o.Poor[a], o.Poor[b]),
-			cmp.Compare(crowd[s.region(a)], crowd[s.region(b)]),
+			cmp.Compare(crowd[s.RegionOf(a)], crowd[s.RegionOf(b)]),
 			falseFirst(!s.MaySpeakRaft(a, o.Now), !s.MaySpeakRaft(b, o.Now)),
 			o.Alive[a].Compare(o.Alive[b]))
 	}
 	for i := range min(len(out), candidatesMax) {
 		slices.SortStableFunc(out[i:], better)
-		crowd[s.region(out[i])]++
+		crowd[s.RegionOf(out[i])]++
 	}
 	return out
 }
@@ -138,14 +146,6 @@ func falseFirst(a, b bool) int {
 		return -1
 	}
 	return 1
-}
-
-// region of a member; empty of a stranger.
-func (s *State) region(id identity.NodeID) string {
-	if m, ok := s.Member(id); ok {
-		return m.Certificate.Region
-	}
-	return ""
 }
 
 // successors are the candidates that the group wants now: as many as it takes to fill it.

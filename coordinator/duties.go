@@ -212,7 +212,7 @@ func (g *Group) lead(r *replica) {
 				g.cfg.Log.Warn("coordinator: a decision could not be carried out", "decider", d.Name, "action", p.Action.String(), "peer", p.Node.Short(), "err", err)
 				break
 			}
-			g.cfg.Log.Info("coordinator: decided", "decider", d.Name, "action", p.Action.String(), "peer", p.Node.Short(), "why", p.Why)
+			g.cfg.Log.Info("coordinator: decided", "decider", d.Name, "action", p.Action.String(), "peer", p.Node.Short(), "region", p.Region, "why", p.Why)
 			poke(g.wake) // look again at once: a change of the group takes several steps
 		}
 	}
@@ -300,6 +300,8 @@ func (g *Group) carryOut(r *replica, p Proposal) error {
 	defer cancel()
 	id, addr, limit := serverID(p.Node), serverAddress(p.Node), g.cfg.Timing.RPC
 	switch p.Action {
+	case ElectRegion:
+		return g.electRegion(ctx, r, p)
 	case SignIssuer:
 		return g.grantIssuer(ctx, r, p)
 	case Stage:

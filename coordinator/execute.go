@@ -35,6 +35,8 @@ var executions = map[op]execution{
 	opPolicyText:     on((*Group).executePolicyText),
 
 	opApprove: on((*Group).executeApprove),
+
+	opMoveRegion: on((*Group).executeMoveRegion),
 }
 
 // on decodes the body for an execution.

@@ -115,6 +115,7 @@ type Group struct {
 	enrolling *rate.Limiter // requests of strangers
 
 	heralded      sync.Map    // identity.NodeID -> struct{}: who of before the last recovery knows of it
+	moves         moves       // how often each member changes its region
 	askers        askers      // how often each member asks the leader
 	longQuestions sync.Map    // identity.NodeID -> struct{}: whose long question is being read
 	handing       atomic.Bool // Handover moves votes: the deciders rest

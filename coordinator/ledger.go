@@ -178,6 +178,8 @@ func (l *Ledger) dispatch(c Command, version uint64) (Result, string) {
 		return apply(c, version, l.approve)
 	case KindRecover:
 		return apply(c, version, l.recover)
+	case KindRegion:
+		return apply(c, version, l.region)
 	}
 	return noSuchKind(c), ""
 }

@@ -96,6 +96,11 @@ func checkInvariants(t testing.TB, l *Ledger) {
 			t.Fatalf("invitation %s admitted %d on %d uses", id, n, inv.Total-inv.Uses)
 		}
 	}
+	for _, r := range l.state.Regions.List {
+		if r.Term > l.state.nextTerm(r.Name)-1 || l.state.Regions.Floor > l.state.nextTerm(r.Name)-1 {
+			t.Fatalf("a term of %s comes again", r.Name)
+		}
+	}
 	if l.state.ActiveMembers() == 0 {
 		t.Fatal("no member left")
 	}
@@ -149,7 +154,17 @@ func randomCommand(t testing.TB, random *mrand.Rand, l *Ledger, index uint64, at
 	asker := testKey(random.IntN(4)).ID()
 	id := fmt.Sprint("inv-", index-uint64(random.IntN(int(min(index, 20))))) // one of those that may have been made lately
 	who := 1 + random.IntN(12)
-	switch random.IntN(8) {
+	switch random.IntN(9) {
+	case 7:
+		region := fmt.Sprint("region-", random.IntN(2))
+		if random.IntN(2) == 0 {
+			region = DefaultRegion
+		}
+		body := regionBody{Region: region, Term: l.state.nextTerm(region) + uint64(random.IntN(4)/3), Coordinator: testKey(random.IntN(6)).ID()}
+		if random.IntN(4) == 0 {
+			body.Coordinator = identity.NodeID{}
+		}
+		return must(t, KindRegion, at, asker, body)
 	case 0, 1:
 		return must(t, KindInvite, at, asker, inviteBody{ID: fmt.Sprint("inv-", index), Key: [32]byte{1}, Uses: uint32(random.IntN(4)), Expires: at.Add(time.Duration(random.IntN(48)) * time.Hour).UnixMilli()})
 	case 2:

@@ -21,6 +21,7 @@ type builder struct {
 	issuers  map[identity.NodeID]*Issuer
 	keyring  Keyring
 	policy   *Policy
+	regions  Regions
 	recovery *Recovery
 	view     Coordinators
 	head     []byte
@@ -34,7 +35,8 @@ func newBuilder(from *State) *builder {
 		return b
 	}
 	mesh := from.Mesh
-	b.mesh, b.keyring, b.policy, b.recovery, b.view = &mesh, from.Keyring, from.Policy, from.Recovery, from.Coordinators
+	b.mesh, b.keyring, b.policy, b.regions = &mesh, from.Keyring, from.Policy, from.Regions
+	b.recovery, b.view = from.Recovery, from.Coordinators
 	for _, m := range from.Members {
 		b.members[m.ID] = m
 	}
@@ -62,6 +64,8 @@ func (b *builder) add(kind uint8, body []byte) (bool, error) {
 		b.keyring = Keyring{Keys: r.Keys, Version: r.Version}
 	case recordPolicy:
 		b.policy, err = parsePolicyRecord(body)
+	case recordRegions:
+		b.regions, err = parseRegionsRecord(body)
 	case recordRecovery:
 		b.recovery, err = parseRecoveryRecord(body)
 	case recordHead:
@@ -137,7 +141,8 @@ func (b *builder) build() (*State, error) {
 	if b.mesh == nil {
 		return nil, errNoFounding
 	}
-	s := &State{Mesh: *b.mesh, Keyring: b.keyring, Policy: b.policy, Recovery: b.recovery, Coordinators: b.view, head: b.head, Version: b.keyring.Version}
+	s := &State{Mesh: *b.mesh, Keyring: b.keyring, Policy: b.policy, Regions: b.regions, Recovery: b.recovery, Coordinators: b.view, head: b.head,
+		Version: max(b.keyring.Version, b.regions.Version)}
 	if s.Policy != nil {
 		s.Version = max(s.Version, s.Policy.Version)
 	}
@@ -251,6 +256,8 @@ func (l *Ledger) Encode(to io.Writer) error {
 // format is the lowest format that holds what the ledger has.
 func (l *Ledger) format() uint8 {
 	switch {
+	case l.state.Regions.Version > 0:
+		return KindRegion.format()
 	case l.state.Recovery != nil:
 		return KindRecover.format()
 	case len(l.policies) > 0:

@@ -24,15 +24,19 @@ type askers struct {
 
 // wait returns when id may be answered, or with an error when it would be after ctx.
 func (a *askers) wait(ctx context.Context, id identity.NodeID) error {
+	return a.of(id, askRate, askBurst).Wait(ctx)
+}
+
+func (a *askers) of(id identity.NodeID, every rate.Limit, burst int) *rate.Limiter {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.paces == nil || len(a.paces) >= maxMembers {
 		a.paces = map[identity.NodeID]*rate.Limiter{}
 	}
 	l, ok := a.paces[id]
 	if !ok {
-		l = rate.NewLimiter(askRate, askBurst)
+		l = rate.NewLimiter(every, burst)
 		a.paces[id] = l
 	}
-	a.mu.Unlock()
-	return l.Wait(ctx)
+	return l
 }

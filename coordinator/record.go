@@ -30,6 +30,7 @@ const (
 	recordPolicy     = 11 // the policy in force
 	recordPolicyKept = 12 // snapshots only: the versions of the policy, oldest first
 	recordRecovery   = 13 // the last recovery, signed
+	recordRegions    = 14 // all regions and their coordinators
 )
 
 // Bounds of a sequence: the largest record is a policy; a revoked member is about 12 KiB, half certificate and half revocation.
@@ -200,6 +201,9 @@ func writeState(w *recordWriter, s *State, since uint64) {
 	}
 	if s.Policy != nil && newer(s.Policy.Version) {
 		w.put(recordPolicy, newPolicyRecord(s.Policy))
+	}
+	if s.Regions.Version > 0 && newer(s.Regions.Version) {
+		w.put(recordRegions, newRegionsRecord(s.Regions))
 	}
 	for _, m := range s.Members {
 		if newer(m.Version) {

@@ -92,7 +92,8 @@ type State struct {
 	Members      []*Member
 	Issuers      []*Issuer
 	Keyring      Keyring
-	Policy       *Policy   // nil: none was ever set
+	Policy       *Policy // nil: none was ever set
+	Regions      Regions
 	Recovery     *Recovery // the last one; nil: the group has never lost its quorum for good
 	Coordinators Coordinators
 
@@ -248,7 +249,8 @@ func insert[T any](list []T, x T, order func(a, b T) int) []T {
 }
 
 // Digest covers all of the replicated state but the view of coordinators: SHA-256 over version, mesh, keyring and the hash of
-// every record in order, the policy last. Two members with the same digest hold the same state.
+// every record in order, then the policy, the regions and the
+// recovery, where there are such. Two members with the same digest hold the same state.
 func (s *State) Digest() [32]byte {
 	h := sha256.New()
 	h.Write([]byte("phantommesh state v1"))
@@ -268,6 +270,10 @@ func (s *State) Digest() [32]byte {
 	if s.Policy != nil { // a mesh that never had one keeps the digest it had before there were policies
 		h.Write([]byte("policy"))
 		h.Write(s.Policy.hash[:])
+	}
+	if s.Regions.Version > 0 {
+		h.Write([]byte("regions"))
+		h.Write(s.Regions.hash[:])
 	}
 	if s.Recovery != nil {
 		h.Write([]byte("recovery"))
