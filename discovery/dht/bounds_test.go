@@ -1,0 +1,113 @@
+package dht
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base32"
+	"encoding/binary"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-datastore"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+func TestTheStoreKeepsWhatIsClosest(t *testing.T) {
+	s := newStore("self")
+	s.most = 8
+	var keys []datastore.Key
+	for i := range 40 {
+		text := keyOf(identity.NodeID{byte(i + 1)})
+		k := datastore.NewKey("/phantom/" + base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(text)))
+		keys = append(keys, k)
+		if err := s.Put(context.Background(), k, []byte("value")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Len() != 8 {
+		t.Fatalf("%d values, want 8", s.Len())
+	}
+	for _, kept := range keys {
+		if has, _ := s.Has(context.Background(), kept); !has {
+			continue
+		}
+		closer := 0
+		for _, other := range keys {
+			a, b := s.distance(other), s.distance(kept)
+			if bytes.Compare(a[:], b[:]) < 0 {
+				closer++
+			}
+		}
+		if closer >= 8 {
+			t.Errorf("kept a value although %d are closer", closer)
+		}
+	}
+}
+
+func TestAMemberThatFloodsIsTurnedAwayAndOthersAreNot(t *testing.T) {
+	g := gate{callers: map[identity.NodeID]*caller{}}
+	now := time.Now()
+	flooder, other := identity.NodeID{1}, identity.NodeID{2}
+	at := 0
+	for g.enter(flooder, now) {
+		at++
+	}
+	if at != servingPerMember {
+		t.Errorf("%d at a time, want %d", at, servingPerMember)
+	}
+	if !g.enter(other, now) {
+		t.Error("another member is turned away too")
+	}
+	for range at {
+		g.leave(flooder)
+	}
+	for g.enter(flooder, now) {
+		g.leave(flooder)
+		at++
+	}
+	if at != askBurst {
+		t.Errorf("%d in a burst, want %d", at, askBurst)
+	}
+	g.leave(other)
+	g.close()
+	if g.enter(other, now) {
+		t.Error("served after the close")
+	}
+}
+
+func TestALengthIsNotBelieved(t *testing.T) {
+	for _, claimed := range []uint64{messageMax + 1, 1 << 40, 1<<64 - 1} {
+		_, err := readMessage(bufio.NewReader(bytes.NewReader(binary.AppendUvarint(nil, claimed))))
+		if !errors.Is(err, errFrame) {
+			t.Errorf("%d bytes claimed: %v", claimed, err)
+		}
+	}
+}
+
+// FuzzValue feeds the parser of what other members store: nothing may panic, and what is accepted is the one form of what it says.
+func FuzzValue(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{0x83, 0x40, 0x40, 0x80})
+	f.Add([]byte{0x83, 0x41, 1, 0x41, 2, 0x81, 0x41, 3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v, err := parseValue(b)
+		if err == nil && (len(v.Issuers) > issuersMax || len(v.Record)+len(v.Member) > len(b)) {
+			t.Fatalf("%d issuers out of %d bytes", len(v.Issuers), len(b))
+		}
+	})
+}
+
+// FuzzQuestion feeds the parser of what a stream begins with.
+func FuzzQuestion(f *testing.F) {
+	f.Add([]byte{roleServer, 2, 'a', 'b'})
+	f.Add([]byte{2, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		role, message, err := readQuestion(bufio.NewReader(bytes.NewReader(b)))
+		if err == nil && (role > roleServer || len(message) > messageMax) {
+			t.Fatalf("role %d, %d bytes", role, len(message))
+		}
+	})
+}
