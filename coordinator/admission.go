@@ -179,12 +179,18 @@ func (g *Group) enroll(ctx context.Context, rawRequest []byte) ([]byte, error) {
 // learnWait bounds how long an answer is held back until this node knows the new member too.
 const learnWait = time.Second
 
-// learnOf waits until this node's own state holds a member that the leader has just admitted: the joiner's next step is to pull
+// inGoodStanding tells whether this node's own state holds a member with a certificate that has not ended.
+func (g *Group) inGoodStanding(id identity.NodeID) bool {
+	m, ok := g.state.Load().Member(id)
+	return ok && m.Status == Active && !g.cfg.Now().After(m.Certificate.NotAfter)
+}
+
+// learnOf waits until this node's own state holds a member that the leader has just admitted or renewed: its next step is to pull
 // from here.
 func (g *Group) learnOf(ctx context.Context, id identity.NodeID) {
 	ctx, cancel := context.WithTimeout(ctx, learnWait)
 	defer cancel()
-	for !g.state.Load().Active(id) {
+	for !g.inGoodStanding(id) {
 		if leader := g.State().Coordinators.Leader; g.current() == nil && !leader.IsZero() {
 			if err := g.Pull(ctx, leader); err != nil {
 				g.cfg.Log.Debug("coordinator: the new member is not known here yet", "peer", id.Short(), "err", err)
@@ -243,7 +249,7 @@ func (g *Group) executeEnroll(ctx context.Context, r *replica, asker identity.No
 	admit := func(certificate []byte) (Kind, any) {
 		return KindAdmit, admitBody{Invitation: req.Invitation, Request: sha256.Sum256(b.Request), Certificate: certificate}
 	}
-	return g.admit(ctx, r, asker, admission{req, g.draftAdmission, admit})
+	return g.admit(ctx, r, asker, admission{req, g.draftAdmission, admit, req.Invitation != ""})
 }
 
 // admission is one way in: who asks, what the ledger has to say to it, and the command that carries it out.
@@ -251,6 +257,7 @@ type admission struct {
 	request *invitation.Request
 	draft   func(*replica, *invitation.Request) (draft *certificate.Member, known *Member, err error)
 	command func(certificate []byte) (Kind, any)
+	vouched bool // somebody in the mesh wants this machine now: an invitation, an approval
 }
 
 func (g *Group) admit(ctx context.Context, r *replica, asker identity.NodeID, a admission) ([]byte, error) {
@@ -267,6 +274,9 @@ func (g *Group) admit(ctx context.Context, r *replica, asker identity.NodeID, a 
 			return nil, err
 		}
 		if known != nil {
+			if known, err = g.renewed(ctx, r, known, a.vouched); err != nil {
+				return nil, err
+			}
 			return answerRecords(g.ledgerState(r), known)
 		}
 		raw, err := certificate.SignMember(g.cfg.Key, *proposal)

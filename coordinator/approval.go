@@ -50,7 +50,7 @@ func (g *Group) executeApprove(ctx context.Context, r *replica, asker identity.N
 	approve := func(certificate []byte) (Kind, any) {
 		return KindApprove, approveBody{Request: sha256.Sum256(b.Request), Certificate: certificate}
 	}
-	return g.admit(ctx, r, asker, admission{req, g.draftApproved, approve})
+	return g.admit(ctx, r, asker, admission{req, g.draftApproved, approve, true})
 }
 
 // draftApproved drafts the certificate of a node that is not a member yet.

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
@@ -25,7 +26,7 @@ func DecideIssuers(s *State, o Observation) []Proposal {
 		depth, issuer := s.trust.IssuerDepth(id, o.Now)
 		signer, gives, ok := signerFor(s, o)
 		switch {
-		case !ok || (issuer && depth >= gives):
+		case !ok || (issuer && depth >= gives && !(depth == gives && ending(s, id, o.Now))):
 		case issuer && !slices.Contains(o.Voters, id):
 			// A leaf is enough until it has its vote.
 		default:
@@ -33,6 +34,16 @@ func DecideIssuers(s *State, o Observation) []Proposal {
 		}
 	}
 	return out
+}
+
+// ending tells whether the last third of an issuer certificate has begun.
+func ending(s *State, id identity.NodeID, now time.Time) bool {
+	i, ok := s.Issuer(id)
+	if !ok {
+		return false
+	}
+	c, err := certificate.ParseIssuer(i.Raw)
+	return err == nil && c.NotAfter.Sub(now) < certificate.IssuerLife/3
 }
 
 // signerFor returns who can sign an issuer now, and the depth it can give.

@@ -28,7 +28,7 @@ func DecideKeyring(s *State, o Observation) []Proposal {
 	case out && len(k.Keys) <= maxAnnounced:
 		return []Proposal{{Action: AnnounceKey, Node: gone, Why: "knew the gossip key and is out"}}
 	case len(k.Keys) == 1:
-		if worn(s) {
+		if worn(s, o.Now) {
 			return []Proposal{{Action: AnnounceKey, Node: o.Self, Why: "every certificate is newer than the gossip key"}}
 		}
 		return nil
@@ -61,10 +61,10 @@ func goneSince(s *State, version uint64) (identity.NodeID, bool) {
 	return identity.NodeID{}, false
 }
 
-// worn tells whether every active member's certificate was issued after the keyring last changed.
-func worn(s *State) bool {
+// worn tells whether every active member's certificate was issued after the keyring last changed, but for those that have ended.
+func worn(s *State, now time.Time) bool {
 	for _, m := range s.Members {
-		if m.Status == Active && m.Version <= s.Keyring.Version {
+		if m.Status == Active && m.Version <= s.Keyring.Version && !now.After(m.Certificate.NotAfter) {
 			return false
 		}
 	}

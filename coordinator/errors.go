@@ -35,6 +35,7 @@ const (
 	RefusedInvitation RefusalCode = "invitation" // unknown, used up, expired or cancelled invitation, wrong proof
 	RefusedClock      RefusalCode = "clock"      // the asker's clock is too far off
 	RefusedRevoked    RefusalCode = "revoked"    // revoked or left
+	RefusedExpired    RefusalCode = "expired"    // a certificate that ended too long ago to be renewed with the node's own keys
 	RefusedNoMember   RefusalCode = "no-member"  // names nobody we know
 	RefusedFull       RefusalCode = "full"       // a bound is reached: addresses, members, invitations
 	RefusedNotAllowed RefusalCode = "not-allowed"

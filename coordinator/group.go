@@ -114,6 +114,11 @@ type Group struct {
 	admitting chan struct{} // capacity 1: admissions on the leader take turns
 	enrolling *rate.Limiter // requests of strangers
 
+	renewNow chan struct{}                   // to stayValid
+	offered  atomic.Pointer[identity.NodeID] // who may renew, see offer
+	bridge   bridge                          // in place of a certificate that has ended
+	renewal  atomic.Pointer[Renewal]         // how the last attempt to renew it went
+
 	heralded      sync.Map    // identity.NodeID -> struct{}: who of before the last recovery knows of it
 	moves         moves       // how often each member changes its region
 	askers        askers      // how often each member asks the leader
@@ -125,7 +130,7 @@ type Group struct {
 func open(cfg Config) (*Group, error) {
 	g := &Group{cfg: cfg, self: cfg.Key.ID(), began: time.Now(), mesh: filepath.Join(cfg.Dir, meshDir),
 		dirty: make(chan struct{}, 1), news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pullFrom: make(chan identity.NodeID, 1),
-		pollNow: make(chan struct{}, 1), refresh: make(chan struct{}, 1), admitting: make(chan struct{}, 1),
+		pollNow: make(chan struct{}, 1), refresh: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), admitting: make(chan struct{}, 1),
 		enrolling: rate.NewLimiter(enrollRate, enrollBurst)}
 	var seed [32]byte
 	if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
@@ -152,7 +157,7 @@ func open(cfg Config) (*Group, error) {
 		}
 	}
 	g.serve()
-	for _, run := range []func(){g.steer, g.keep, g.announce, g.fetch} {
+	for _, run := range []func(){g.steer, g.keep, g.announce, g.fetch, g.stayValid} {
 		g.running.Go(run)
 	}
 	return g, nil
@@ -242,20 +247,6 @@ func (g *Group) Version() uint64 { return g.state.Load().Version }
 
 // Trust returns what certificates are verified with.
 func (g *Group) Trust() *certificate.Trust { return g.state.Load().trust }
-
-// Chain returns what this node shows of itself; nil while its own certificate is not known here.
-func (g *Group) Chain() *certificate.Chain {
-	s := g.state.Load()
-	m, ok := s.Member(g.self)
-	if !ok {
-		return nil
-	}
-	chain, err := s.trust.ChainFor(m.Raw)
-	if err != nil {
-		return nil
-	}
-	return chain
-}
 
 // Voting tells whether this node has a vote.
 func (g *Group) Voting() bool {

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/invitation"
 	"github.com/phantommesh/phantommesh/peer"
@@ -25,10 +27,13 @@ type fabric struct {
 	nodes map[identity.NodeID]*port
 	side  map[identity.NodeID]int // nodes on different sides do not reach each other; -1 reaches nobody
 	conns map[*pipeStream]struct{}
+
+	verified map[shown]time.Time // until when a certificate is valid
 }
 
 func newFabric() *fabric {
-	return &fabric{nodes: map[identity.NodeID]*port{}, side: map[identity.NodeID]int{}, conns: map[*pipeStream]struct{}{}}
+	return &fabric{nodes: map[identity.NodeID]*port{}, side: map[identity.NodeID]int{}, conns: map[*pipeStream]struct{}{},
+		verified: map[shown]time.Time{}}
 }
 
 // port is one node's Streams.
@@ -96,6 +101,39 @@ func (f *fabric) reaches(a, b identity.NodeID) bool {
 	return f.side[a] == f.side[b] && f.side[a] >= 0 && f.nodes[a] != nil && f.nodes[b] != nil
 }
 
+// takes tells whether a node lets another in as a member: control verifies the certificates that each shows.
+func (p *port) takes(from *port) bool {
+	ours, theirs := p.group.Load(), from.group.Load()
+	if ours == nil || theirs == nil {
+		return true // being opened
+	}
+	chain := theirs.Chain()
+	if ours.Trust().Revoked(from.self) || chain == nil {
+		return false
+	}
+	id := shown{sha256.Sum256(chain.Member), ours.Trust()}
+	p.net.mu.Lock()
+	until, verified := p.net.verified[id]
+	p.net.mu.Unlock()
+	if !verified {
+		m, err := ours.Trust().VerifyChain(chain, ours.cfg.Now())
+		if err != nil {
+			return false
+		}
+		until = m.NotAfter
+		p.net.mu.Lock()
+		p.net.verified[id] = until
+		p.net.mu.Unlock()
+	}
+	return !ours.cfg.Now().After(until)
+}
+
+// shown is a certificate that was verified, and against what.
+type shown struct {
+	certificate [32]byte
+	trust       *certificate.Trust
+}
+
 type pipeStream struct {
 	net.Conn
 	net  *fabric
@@ -142,7 +180,7 @@ func (p *port) Open(ctx context.Context, id identity.NodeID, protocol string) (S
 	to.mu.Lock()
 	serve, strange := to.handlers[protocol], to.strange[protocol]
 	to.mu.Unlock()
-	if serve == nil || (!strange && to.group.Load() != nil && to.group.Load().Trust().Revoked(p.self)) {
+	if serve == nil || (!strange && !to.takes(p)) {
 		return nil, errRefusedStream
 	}
 	a, b := net.Pipe()
@@ -162,7 +200,11 @@ type lab struct {
 	timing Timing
 	synced bool // logs are written to the disk as in real nodes
 	nodes  []*member
+	shift  atomic.Int64 // how far the mesh's clock is ahead of the bubble's, in nanoseconds
 }
+
+// now is what the nodes' clocks say. What they wait for takes the bubble's time, so that months can pass at once.
+func (l *lab) now() time.Time { return time.Now().Add(time.Duration(l.shift.Load())) }
 
 type member struct {
 	lab   *lab
@@ -219,7 +261,7 @@ func (m *member) config() Config {
 	m.port = m.lab.net.port(m.key.ID())
 	m.peers = peer.NewTable(m.key.ID())
 	m.disk = &faultyDisk{}
-	return Config{wrapDisk: m.disk.wrap, Key: m.key, Streams: m.port, Peers: m.peers, Dir: m.dir, Rand: rand.Reader, Now: time.Now, Log: m.lab.log(m.name),
+	return Config{wrapDisk: m.disk.wrap, Key: m.key, Streams: m.port, Peers: m.peers, Dir: m.dir, Rand: rand.Reader, Now: m.lab.now, Log: m.lab.log(m.name),
 		Timing: m.lab.timing, NoSync: !m.lab.synced,
 		Alive: func(id identity.NodeID) bool { return m.lab.net.reaches(m.key.ID(), id) }}
 }
@@ -268,7 +310,7 @@ func (m *member) tryJoin(ctx context.Context, via *member, token invitation.Toke
 		return Answer{}, err
 	}
 	defer s.Close()
-	return RequestEnrollment(ctx, s, m.request(token, time.Now()), token.Mesh, time.Now())
+	return RequestEnrollment(ctx, s, m.request(token, m.lab.now()), token.Mesh, m.lab.now())
 }
 
 func (m *member) join(via *member, token invitation.Token) *Group {

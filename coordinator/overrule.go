@@ -102,8 +102,8 @@ func (g *Group) overrule(r *replica) {
 // who answer for it, or its author had no right to recover as far as we know.
 func maySupersede(ours, theirs *State) error {
 	r := theirs.Recovery
-	if m, ok := ours.Member(r.By); ok && (m.Status != Active || r.At.After(m.Certificate.NotAfter)) {
-		return fmt.Errorf("%w: %s, who recovered the mesh, is out or had expired", errRecovery, r.By.Short())
+	if m, ok := ours.Member(r.By); ok && (m.Status != Active || r.At.After(m.Certificate.NotAfter.Add(RenewalGrace))) {
+		return fmt.Errorf("%w: %s, who recovered the mesh, is out or had expired long before", errRecovery, r.By.Short())
 	}
 	var head signedHead
 	var body headBody

@@ -30,6 +30,8 @@ const (
 	pullTries      = 3                // members asked one after another before the next period
 )
 
+var errNothingValid = errors.New("coordinator: this node's certificate has ended; it has to be renewed first")
+
 var errNothingNewer = errors.New("coordinator: nothing newer there")
 
 // serveState answers a pull.
@@ -242,6 +244,10 @@ func (g *Group) Refresh() { poke(g.refresh) }
 // pullOffered pulls from who is said to know more. A plain member gets less time for it, and if it does not deliver the coordinators are
 // asked: one that claims much and says nothing must not keep a revocation from us.
 func (g *Group) pullOffered(from identity.NodeID) error {
+	if g.Chain() == nil {
+		g.offer(from)
+		return errNothingValid
+	}
 	if g.state.Load().MaySpeakRaft(from, g.cfg.Now()) {
 		return g.Pull(g.ctx, from)
 	}

@@ -223,7 +223,7 @@ func TestWhoMayNotRecover(t *testing.T) {
 		refusedWith(t, err, "revoked")
 		s := stays.group.State()
 		m, _ := s.Member(stays.id())
-		refusedWith(t, s.mayRecover(stays.id(), m.Certificate.NotAfter), "expired")
+		refusedWith(t, s.mayRecover(stays.id(), m.Certificate.NotAfter.Add(RenewalGrace+time.Second)), "expired")
 		refusedWith(t, s.mayRecover(identity.NodeID{1}, time.Now()), "not a member")
 	})
 }

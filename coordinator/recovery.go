@@ -234,9 +234,9 @@ func (s *State) mayRecover(id identity.NodeID, at time.Time) *Refused {
 		return refuse(RefusedNoMember, "%s is not a member of this mesh", id.Short())
 	case m.Status != Active:
 		return outcast(m)
-	case !at.Before(m.Certificate.NotAfter):
-		return refuse(RefusedNotAllowed, "this machine's certificate expired on %s, so the other members would not follow it; recover on another "+
-			"machine, or restore a backup", m.Certificate.NotAfter.Format(time.DateOnly))
+	case at.After(m.Certificate.NotAfter.Add(RenewalGrace)):
+		return refuse(RefusedNotAllowed, "this machine's certificate expired on %s, more than %s ago, so the other members would not follow it; "+
+			"recover on another machine, or restore a backup", m.Certificate.NotAfter.Format(time.DateOnly), span(RenewalGrace))
 	case !s.MaySpeakRaft(id, at):
 		return refuse(RefusedNotAllowed, "the mesh has not made this machine one that may decide (a coordinator or the one that stands by), so the "+
 			"other members would not follow it; recover on another machine, or restore a backup (phantom restore FILE)")
