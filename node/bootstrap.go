@@ -110,6 +110,10 @@ func (m *membership) contactBootstrap(addr netip.AddrPort) {
 		return
 	}
 	e, ok := n.peers.ByKey(at.Key)
+	if !ok && m.group.Chain() == nil {
+		m.renewAt(m.ctx, at)
+		e, ok = n.peers.ByKey(at.Key)
+	}
 	if !ok {
 		n.log.Warn("no member of this mesh at the bootstrap address", "addr", addr)
 		return

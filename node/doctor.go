@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/phantommesh/phantommesh/coordinator"
 	"github.com/phantommesh/phantommesh/internal/localapi"
@@ -113,30 +112,6 @@ func (m *membership) checkPeers() localapi.Finding {
 			"that the others run; if all of them have moved, say where one is: phantom up --bootstrap HOST:PORT", m.node.socket.Port())
 	case len(silent) > 0:
 		f.Why = "not reached: " + strings.Join(silent, ", ")
-	}
-	return f
-}
-
-func (m *membership) checkCertificate(state *coordinator.State) localapi.Finding {
-	me, ok := state.Member(m.node.ID())
-	if !ok {
-		return localapi.Finding{Check: "certificate", Severity: localapi.SeverityError, What: "the mesh does not list this node"}
-	}
-	now := time.Now()
-	c := me.Certificate
-	f := localapi.Finding{Check: "certificate", OK: true, Severity: localapi.SeverityInfo, What: "valid until " + c.NotAfter.UTC().Format(time.DateOnly)}
-	switch {
-	case now.Before(c.NotBefore):
-		f = localapi.Finding{Check: "clock", Severity: localapi.SeverityError, What: "the clock is wrong: " + now.Format(time.DateTime),
-			Why:  "this node's certificate begins only on " + c.NotBefore.Format(time.DateTime),
-			Next: "set it, best by NTP: timedatectl set-ntp true"}
-	case now.After(c.NotAfter):
-		f.OK, f.Severity, f.What = false, localapi.SeverityError, "the certificate ended on "+c.NotAfter.UTC().Format(time.DateTime)
-		f.Why = "it was not renewed in time, or the clock here (" + now.Format(time.DateTime) + ") is wrong"
-		f.Next = "check the clock; if it is right, ask a member for a new invitation"
-	case c.NotAfter.Sub(now) < expiryWarning:
-		f.OK, f.Severity, f.What = false, localapi.SeverityWarning, "the certificate ends on "+c.NotAfter.UTC().Format(time.DateTime)
-		f.Next = "ask a member for a new invitation before that day"
 	}
 	return f
 }

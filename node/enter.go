@@ -46,7 +46,7 @@ func (n *Node) enter(ctx context.Context, e localapi.Entry) (*application, error
 	default:
 	}
 	if m := n.mesh.Load(); m != nil {
-		return nil, n.alreadyIn(m, e)
+		return nil, n.alreadyIn(ctx, m, e)
 	}
 	if e.Token == "" && e.New == "" {
 		return n.findMesh(ctx, e.Mesh)
@@ -70,8 +70,8 @@ func (n *Node) awaitReady(ctx context.Context) error {
 	}
 }
 
-// alreadyIn tells a member that it is one: harmless if that is what was asked for.
-func (n *Node) alreadyIn(m *membership, e localapi.Entry) error {
+// alreadyIn tells a member that it is one: harmless if that is what was asked for. With an invitation a certificate is renewed that has ended.
+func (n *Node) alreadyIn(ctx context.Context, m *membership, e localapi.Entry) error {
 	mesh := m.group.State().Mesh
 	const next = "leave it first (phantom leave), or use another state folder with --state"
 	switch {
@@ -84,6 +84,7 @@ func (n *Node) alreadyIn(m *membership, e localapi.Entry) error {
 			return localapi.Fail(localapi.Failed, "cannot join", fmt.Errorf("state folder %s belongs to another mesh, %s (%s)",
 				n.folder.path, mesh.Name, mesh.ID.Short()), next)
 		}
+		return m.returnWith(ctx, t)
 	case e.Mesh != "" && e.Mesh != mesh.Name && e.Mesh != mesh.ID.Short():
 		return localapi.Fail(localapi.Failed, "cannot join "+e.Mesh, fmt.Errorf("state folder %s belongs to the mesh %s (%s)",
 			n.folder.path, mesh.Name, mesh.ID.Short()), next)

@@ -43,6 +43,7 @@ func (m *membership) followState() {
 }
 
 func (m *membership) stateChanged() {
+	m.heedRenewal()
 	state := m.group.State()
 	m.adoptMembers(state)
 	m.noteVoters(state)

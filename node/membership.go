@@ -136,6 +136,9 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 		m.fetchMembers(state.Coordinators.Leader)
 	}
 	m.awaitLeader(state)
+	if err := m.renewFirst(); err != nil {
+		return err
+	}
 	if state.Version > 0 {
 		if err := m.firstWord(state); err != nil {
 			return err

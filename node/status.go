@@ -152,9 +152,6 @@ func seconds(d time.Duration) int64 {
 	return int64(d / time.Second)
 }
 
-// expiryWarning is how long before its end a certificate is worth a word: a third of its life.
-const expiryWarning = 10 * 24 * time.Hour
-
 // health says in plain sentences what is wrong now.
 func (m *membership) health(state *coordinator.State, peers []localapi.Peer) localapi.List[string] {
 	out := localapi.List[string]{}
@@ -182,8 +179,8 @@ func (m *membership) health(state *coordinator.State, peers []localapi.Peer) loc
 		out = append(out, fmt.Sprintf("none of the %d other members can be reached: see phantom doctor", len(peers)))
 	}
 	if me, ok := state.Member(m.node.ID()); ok {
-		if left := time.Until(me.Certificate.NotAfter); left < expiryWarning {
-			out = append(out, fmt.Sprintf("this node's certificate ends in %s and was not renewed", left.Round(time.Hour)))
+		if what, _, _ := m.certificateTrouble(me.Certificate, time.Now()); what != "" {
+			out = append(out, what+": see phantom doctor")
 		}
 	}
 	if m.degraded != nil {
