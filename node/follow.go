@@ -129,6 +129,9 @@ func (m *membership) cut(id identity.NodeID) {
 	m.node.control.Disconnect(id, control.ReasonRevoked)
 	m.node.peers.Revoke(id)
 	m.plane.Drop(id)
+	if d := m.dht.Load(); d != nil {
+		d.Cut(id)
+	}
 	m.node.socket.Forget(id)
 }
 
@@ -343,6 +346,7 @@ func (m *membership) publishRecords() {
 		}
 		last = r
 		r.Sequence = m.nextSequence()
+		m.publishInDHT(r)
 		if err := m.pool.SetRecord(r); err != nil && m.ctx.Err() == nil {
 			m.node.log.Warn("own record not spread", "err", err)
 		}

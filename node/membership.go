@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/phantommesh/phantommesh/coordinator"
@@ -13,6 +14,7 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/dataplane"
 	"github.com/phantommesh/phantommesh/dataplane/firewall"
+	"github.com/phantommesh/phantommesh/discovery/dht"
 	"github.com/phantommesh/phantommesh/gossip"
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
@@ -28,6 +30,7 @@ type membership struct {
 	// Constant after assemble.
 	reach     *reach.Reach
 	pool      *gossip.Pool
+	dht       atomic.Pointer[dht.DHT] // nil: --no-dht
 	plane     *dataplane.Plane
 	guard     guard // the packet filter
 	userspace bool
@@ -124,6 +127,9 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 		return err
 	}
 	if err := m.startGossip(state); err != nil {
+		return err
+	}
+	if err := m.startDHT(state); err != nil {
 		return err
 	}
 	m.loops.Go(m.followState)
@@ -311,6 +317,7 @@ func (m *membership) close(ctx context.Context) {
 	if m.pool != nil {
 		m.pool.Close()
 	}
+	m.closeDHT()
 	if m.reach != nil {
 		m.node.reach.Store(nil)
 		m.reach.Close() // after gossip's farewell, which may travel through a relay

@@ -120,6 +120,7 @@ func (m *membership) collect(gauge emitGauge, count emitCount) {
 	for reason, v := range g.Refused {
 		count(descDropped, v, "gossip_"+reason)
 	}
+	m.collectDHT(gauge, count)
 	m.collectPlane(gauge, count)
 	m.collectFilter(gauge, count)
 	state := m.group.State()

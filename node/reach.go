@@ -76,6 +76,7 @@ func (n *Node) assist(id identity.NodeID) {
 	if r := n.reach.Load(); r != nil {
 		r.Assist(id)
 	}
+	n.seekInDHT(id)
 }
 
 // watchNetwork tells everybody who learned something of the network that it has changed. It ends with ctx.

@@ -62,7 +62,7 @@ func TestFlagsWinOverEnvironmentOverSavedOverFile(t *testing.T) {
 func TestEveryKeyHasFlagVariableAndFileForm(t *testing.T) {
 	values := map[string]string{
 		"state": "/s", "log-level": "warn", "name": "nas", "region": "home", "port": "0", "listen": "127.0.0.1", "bootstrap": "a.example:51820",
-		"no-lan": "true", "timing": "wan", "tun": "userspace", "mtu": "1400", "socks5": "127.0.0.1:1080", "http-proxy": "127.0.0.1:3128",
+		"no-lan": "true", "no-dht": "true", "timing": "wan", "tun": "userspace", "mtu": "1400", "socks5": "127.0.0.1:1080", "http-proxy": "127.0.0.1:3128",
 		"forward": "80=127.0.0.1:8080", "ipv4": "10.9.0.0/16", "metrics": "127.0.0.1:9090", "web": "127.0.0.1:8086",
 		"no-relay": "true", "relay-rate": "12.5", "stun": "stun.example:3478", "advertise": "198.51.100.7:51820", "no-port-mapping": "true",
 	}

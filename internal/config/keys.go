@@ -49,6 +49,7 @@ var Keys = []Key{
 	{Name: "listen", Value: "ADDR", Usage: "local address to bind and offer (default: all)", List: true, set: setListen},
 	{Name: "bootstrap", Value: "HOST:PORT", Usage: "member to try first", List: true, set: setBootstrap},
 	{Name: "no-lan", Usage: "no beacons and no search on the LAN: nothing is sent or listened for", set: toggle(func(s *Settings) *bool { return &s.NoLAN })},
+	{Name: "no-dht", Usage: "no part in the mesh's hash table: nothing is asked, stored or answered there", set: toggle(func(s *Settings) *bool { return &s.NoDHT })},
 	{Name: "no-relay", Usage: "never carry other members' packets", set: toggle(func(s *Settings) *bool { return &s.NoRelay })},
 	{Name: "relay-rate", Value: "MBIT", Usage: "most to carry for others, in Mbit/s (default 100)", set: setRelayRate},
 	{Name: "stun", Value: "HOST:PORT", Usage: "STUN server to ask beside the members", List: true, set: setSTUN},

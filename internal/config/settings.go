@@ -33,6 +33,7 @@ type Settings struct {
 	Listen    []netip.Addr // bind and offer only these local addresses; empty: all
 	Bootstrap []string     // host:port of members to try
 	NoLAN     bool         // no beacons, no search on the LAN
+	NoDHT     bool         // no part in the mesh's hash table
 	Timing    string       // LAN or WAN
 
 	NoRelay       bool             // carry nothing for other members
