@@ -107,15 +107,19 @@ func (l *Ledger) Invitation(id string) (Invitation, bool) {
 	return inv, ok
 }
 
-// Invitations returns those that still admit at now, oldest first.
+// Invitations returns those that still admit at now, oldest first, then those that are used up or have expired within invitationKept.
 func (l *Ledger) Invitations(now time.Time) []Invitation {
 	var out []Invitation
 	for _, inv := range l.invitations {
-		if inv.Uses > 0 && now.Before(inv.Expires) {
+		if !now.After(inv.Expires.Add(invitationKept)) {
 			out = append(out, inv)
 		}
 	}
+	over := func(i Invitation) bool { return i.Uses == 0 || !now.Before(i.Expires) }
 	slices.SortFunc(out, func(a, b Invitation) int {
+		if c := falseFirst(over(a), over(b)); c != 0 {
+			return c
+		}
 		if c := a.Created.Compare(b.Created); c != 0 {
 			return c
 		}

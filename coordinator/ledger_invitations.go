@@ -38,8 +38,15 @@ func (l *Ledger) invite(s step[inviteBody]) (Result, string) {
 
 func (l *Ledger) cancel(s step[cancelBody]) (Result, string) {
 	inv, ok := l.invitations[s.body.ID]
-	if !ok || inv.Uses == 0 || !s.at.Before(inv.Expires) {
-		return refused(RefusedNoMember, "no open invitation has the ID %q", s.body.ID), s.body.ID
+	switch {
+	case !ok:
+		return refused(RefusedNoMember, "no invitation has the ID %q", s.body.ID), s.body.ID
+	case inv.Uses == 0:
+		return refused(RefusedInvitation, "invitation %s is used up (%d of %d): there is nothing left to cancel; to put out the machine that it let in: "+
+			"phantom revoke NODE", inv.ID, inv.Total, inv.Total), s.body.ID
+	case !s.at.Before(inv.Expires):
+		return refused(RefusedInvitation, "invitation %s expired on %s: there is nothing left to cancel", inv.ID,
+			inv.Expires.Format("2006-01-02 15:04 MST")), s.body.ID
 	}
 	delete(l.invitations, inv.ID)
 	return Result{}, s.body.ID

@@ -203,9 +203,9 @@ func (n *Node) CancelInvitation(ctx context.Context, id string) error {
 	defer cancel()
 	err = m.group.CancelInvitation(ctx, id)
 	var refused *coordinator.Refused
-	if errors.As(err, &refused) && refused.Code == coordinator.RefusedNoMember {
+	if errors.As(err, &refused) && (refused.Code == coordinator.RefusedNoMember || refused.Code == coordinator.RefusedInvitation) {
 		// Nobody has decided against it: there is nothing to cancel.
-		return localapi.Fail(localapi.Failed, "cannot cancel the invitation", err, "phantom invitations lists the open ones")
+		return localapi.Fail(localapi.Failed, "cannot cancel the invitation", err, "phantom invitations lists them with their state")
 	}
 	return failed("cannot cancel the invitation", err)
 }
