@@ -41,7 +41,9 @@ const (
 
 	opApprove op = 17 // admit a node that has no invitation
 
-	opMoveRegion op = 18 // the asker is of another region now
+	opMoveRegion   op = 18 // the asker is of another region now
+	opYield        op = 19 // the asker is about to go: another is to coordinate its region
+	opRegionHealth op = 20 // answered by a region's coordinator
 )
 
 type question struct {

@@ -79,16 +79,19 @@ type Proposal struct {
 type Decider struct {
 	Name   string
 	Decide func(ledger *State, seen Observation) []Proposal
+	// Staged: it looks at CaughtUp, for which the staged are asked first. That takes a while when one of them does not answer, and a region
+	// must not wait for it.
+	Staged bool
 }
 
 // Deciders is the table: a further decider is one file and one row. Each runs every tick on the leader; what it proposes is
 // carried out in order, up to proposalsPerTick.
 var Deciders = []Decider{
-	{"regions", DecideRegions},
-	{"issuers", DecideIssuers},
-	{"voters", DecideVoters},
-	{"renewal", DecideRenewal},
-	{"keyring", DecideKeyring},
+	{Name: "regions", Decide: DecideRegions},
+	{Name: "issuers", Decide: DecideIssuers},
+	{Name: "voters", Decide: DecideVoters, Staged: true},
+	{Name: "renewal", Decide: DecideRenewal},
+	{Name: "keyring", Decide: DecideKeyring},
 }
 
 // proposalsPerTick bounds what one decider can set off at once: a commit takes some milliseconds.

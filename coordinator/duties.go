@@ -39,13 +39,17 @@ type watcher struct {
 func (g *Group) steer() {
 	tick := time.NewTicker(g.cfg.Timing.Tick)
 	defer tick.Stop()
+	g.offices.due = time.NewTimer(g.cfg.Timing.Tick)
+	defer g.offices.due.Stop()
 	for {
 		select {
 		case <-tick.C:
+		case <-g.offices.due.C:
 		case <-g.wake:
 		case <-g.ctx.Done():
 			return
 		}
+		g.coordinate()
 		r := g.tendReplica()
 		if r != nil {
 			r.pace()
@@ -53,6 +57,7 @@ func (g *Group) steer() {
 		}
 		switch {
 		case r == nil:
+			g.leaveOffices(identity.NodeID{})
 			if g.hasForgotten() {
 				g.confirmRemoval(0)
 			}
@@ -60,6 +65,7 @@ func (g *Group) steer() {
 			g.lead(r)
 		default:
 			g.watch.forgetSight()
+			g.leaveOffices(r.leader())
 			g.follow(r)
 		}
 	}
@@ -204,6 +210,9 @@ func (g *Group) lead(r *replica) {
 	g.herald(r)
 	o := g.observeMesh(r)
 	for _, d := range Deciders {
+		if d.Staged {
+			g.observeStaged(r, &o)
+		}
 		for i, p := range d.Decide(g.ledgerState(r), o) {
 			if i == proposalsPerTick || g.ctx.Err() != nil {
 				break
@@ -265,7 +274,7 @@ func (g *Group) observeMesh(r *replica) Observation {
 			delete(w.unwilling, id)
 		}
 	}
-	g.observeStaged(r, &o)
+	o.Silent, o.Yielding = g.observeOffices(r, g.state.Load(), o), g.observeYielding(now)
 	g.observeKeyring(w, g.state.Load(), &o)
 	return o
 }

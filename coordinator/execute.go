@@ -37,6 +37,7 @@ var executions = map[op]execution{
 	opApprove: on((*Group).executeApprove),
 
 	opMoveRegion: on((*Group).executeMoveRegion),
+	opYield:      on((*Group).executeYield),
 }
 
 // on decodes the body for an execution.

@@ -109,17 +109,22 @@ type Group struct {
 	retiring  bool  // the replica is being wiped: none may be opened
 	fault     error // why there is no replica although there should be
 
-	watch     watcher       // of the deciders; only steer uses it
-	random    *mrand.Rand   // spreads pulls; only fetch uses it
-	admitting chan struct{} // capacity 1: admissions on the leader take turns
-	enrolling *rate.Limiter // requests of strangers
+	watch     watcher                       // of the deciders; only steer uses it
+	offices   offices                       // the same
+	behind    map[identity.NodeID]time.Time // the same: who of the region this node coordinates has had an older state since when
+	random    *mrand.Rand                   // spreads pulls; only fetch uses it
+	admitting chan struct{}                 // capacity 1: admissions on the leader take turns
+	enrolling *rate.Limiter                 // requests of strangers
 
 	renewNow chan struct{}                   // to stayValid
 	offered  atomic.Pointer[identity.NodeID] // who may renew, see offer
 	bridge   bridge                          // in place of a certificate that has ended
 	renewal  atomic.Pointer[Renewal]         // how the last attempt to renew it went
 
-	heralded      sync.Map    // identity.NodeID -> struct{}: who of before the last recovery knows of it
+	heralded      sync.Map // identity.NodeID -> struct{}: who of before the last recovery knows of it
+	beats         contact  // with the leader, of a region's coordinator
+	yielding      sync.Map // identity.NodeID -> time.Time: coordinators that go
+	refusedOrders atomic.Uint64
 	moves         moves       // how often each member changes its region
 	askers        askers      // how often each member asks the leader
 	longQuestions sync.Map    // identity.NodeID -> struct{}: whose long question is being read

@@ -11,10 +11,11 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 )
 
-// Handover gives this node's duties away before it stops, for as long as ctx lasts: leadership to another voter; its vote back to
+// Handover gives this node's duties away before it stops, for as long as ctx lasts: its region to another member of it; leadership to another voter; its vote back to
 // the group, or, if it is the only voter, to another member. A node without a vote has nothing to give. On an error the duties
 // stay, and the group treats the node like any voter that went away.
 func (g *Group) Handover(ctx context.Context) error {
+	g.yield(ctx)
 	r := g.current()
 	if r == nil {
 		return nil

@@ -25,6 +25,7 @@ type builder struct {
 	recovery *Recovery
 	view     Coordinators
 	head     []byte
+	office   Office // of who answers a pull, if it shows one
 
 	changed map[identity.NodeID]*Member // read by this builder
 }
@@ -68,6 +69,10 @@ func (b *builder) add(kind uint8, body []byte) (bool, error) {
 		b.regions, err = parseRegionsRecord(body)
 	case recordRecovery:
 		b.recovery, err = parseRecoveryRecord(body)
+	case recordOffice:
+		var r officeRecord
+		err = wire.Unmarshal(body, &r)
+		b.office = Office{Region: r.Region, Term: r.Term, Node: r.Node}
 	case recordHead:
 		err = wire.Unmarshal(body, &b.head)
 	case recordView:

@@ -15,17 +15,21 @@ import (
 
 // The protocol "state", one question a stream:
 //
-//	asker    message: array [since], the version it has; 0 for everything
-//	answerer records (record.go): mesh, what is newer than since, head, view; end.
+//	asker    message: array [since, region, term]: the version it has, 0 for everything; if it asks the coordinator of its region as such, that
+//	         and the term it knows
+//	answerer records (record.go): its office, if it was asked as the region's coordinator and is; mesh, what is newer than since, head,
+//	         view; end.
 //
 // With nothing newer the answer is the view alone.
 type pullRequest struct {
-	_     struct{} `cbor:",toarray"`
-	Since uint64
+	_      struct{} `cbor:",toarray"`
+	Since  uint64
+	Region string
+	Term   uint64
 }
 
 const (
-	pullRequestMax = 64
+	pullRequestMax = 128
 	pullWait       = 10 * time.Second // a whole pull; 1,000 members are 9 MB
 	pullTries      = 3                // members asked one after another before the next period
 )
@@ -45,6 +49,9 @@ func (g *Group) serveState(ctx context.Context, s Stream) {
 	state := g.State()
 	buffered := bufio.NewWriterSize(s, 16<<10)
 	w := newRecordWriter(buffered)
+	if req.Region != "" {
+		g.showOffice(w, s.Peer().ID, req)
+	}
 	if head := g.headOf(state); state.Version > req.Since && head != nil {
 		writeState(w, state.withHead(head), req.Since)
 	} else {
@@ -58,6 +65,16 @@ func (g *Group) serveState(ctx context.Context, s Stream) {
 	}
 }
 
+// showOffice answers who takes this node for the coordinator of its region. Who knows of a later term has the state that we lack.
+func (g *Group) showOffice(w *recordWriter, asker identity.NodeID, req pullRequest) {
+	office, ok := g.Office()
+	if ok && office.Region == req.Region && office.Term >= req.Term {
+		w.put(recordOffice, officeRecord{Region: office.Region, Term: office.Term, Node: office.Node})
+	} else if _, known, _ := g.state.Load().RegionCoordinator(req.Region); known < req.Term {
+		g.PullSoon(asker)
+	}
+}
+
 func (g *Group) deadline(ctx context.Context, d time.Duration) time.Time {
 	at := time.Now().Add(d)
 	if t, ok := ctx.Deadline(); ok && t.Before(at) {
@@ -68,11 +85,19 @@ func (g *Group) deadline(ctx context.Context, d time.Duration) time.Time {
 
 // Pull fetches what is newer from a member, verifies it and makes it the current state. Nothing newer is no error.
 func (g *Group) Pull(ctx context.Context, from identity.NodeID) error {
+	return g.pullAs(ctx, from, Office{})
+}
+
+// pullAs is Pull from the coordinator of the region that office names, as such: an answer that does not show the office, or an older one than
+// this node knows of, is refused. A zero office is any member.
+func (g *Group) pullAs(ctx context.Context, from identity.NodeID, office Office) error {
 	have := g.state.Load()
-	err := g.pull(ctx, from, have, have.Version)
+	request := pullRequest{Since: have.Version, Region: office.Region, Term: office.Term}
+	err := g.pull(ctx, from, have, request)
 	if errors.Is(err, errHead) && have.Version > 0 {
 		// Two histories, as after restoring a backup: take all of theirs and let it verify on its own.
-		err = g.pull(ctx, from, nil, 0)
+		request.Since = 0
+		err = g.pull(ctx, from, nil, request)
 	}
 	if errors.Is(err, errNothingNewer) {
 		return nil
@@ -83,7 +108,7 @@ func (g *Group) Pull(ctx context.Context, from identity.NodeID) error {
 	return nil
 }
 
-func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, since uint64) error {
+func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, request pullRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
 	s, err := g.cfg.Streams.Open(ctx, from, ProtocolState)
@@ -92,14 +117,14 @@ func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, sin
 	}
 	defer s.Close()
 	s.SetDeadline(g.deadline(ctx, pullWait))
-	if err := wire.WriteMessage(s, pullRequest{Since: since}, pullRequestMax); err != nil {
+	if err := wire.WriteMessage(s, request, pullRequestMax); err != nil {
 		return err
 	}
 	if base != nil && base.Version == 0 {
 		base = nil // what the enrolment brought is part of any full state
 	}
 	b := newBuilder(base)
-	b.head, b.recovery, b.view = nil, nil, Coordinators{}
+	b.head, b.recovery, b.view, b.office = nil, nil, Coordinators{}, Office{}
 	err = readRecords(bufio.NewReader(io.LimitReader(s, stateFileMax)), func(kind uint8, body []byte) error {
 		known, err := b.add(kind, body)
 		if err == nil && !known {
@@ -109,6 +134,9 @@ func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, sin
 	})
 	if err != nil {
 		return err
+	}
+	if request.Region != "" && (b.office.Node != from || b.office.Region != request.Region || g.state.Load().fenced(b.office)) {
+		return errSuperseded
 	}
 	return g.adopt(b, from)
 }
@@ -214,6 +242,7 @@ func (g *Group) PullSoon(from identity.NodeID) {
 func (g *Group) fetch() {
 	timer := time.NewTimer(g.jitter(0))
 	defer timer.Stop()
+	calm := false // nothing is known to have changed: the region's coordinator will do
 	for {
 		select {
 		case from := <-g.pullFrom:
@@ -223,12 +252,14 @@ func (g *Group) fetch() {
 			timer.Reset(g.jitter(g.cfg.Timing.poll(g.memberCount(), false))) // coordinators often change right after the ledger
 		case <-g.refresh:
 			timer.Reset(g.jitter(refreshWait(g.memberCount())))
+			calm = false
 		case <-g.pollNow:
-			g.poll()
+			g.poll(false)
 		case <-timer.C:
 			if r := g.current(); r == nil || !g.ownView(r).Quorum {
-				g.poll()
+				g.poll(calm)
 			}
+			calm = g.state.Load().Coordinators.Quorum
 			timer.Reset(g.jitter(g.cfg.Timing.poll(g.memberCount(), g.state.Load().Coordinators.Quorum)))
 		case <-g.ctx.Done():
 			return
@@ -253,7 +284,7 @@ func (g *Group) pullOffered(from identity.NodeID) error {
 	}
 	err := g.pullWithin(from)
 	if err != nil && g.ctx.Err() == nil {
-		g.poll()
+		g.poll(false)
 	}
 	return err
 }
@@ -263,11 +294,20 @@ func (g *Group) jitter(d time.Duration) time.Duration {
 	return d + time.Duration(g.random.Int64N(int64(d/2)+1))
 }
 
-// poll pulls from a coordinator, or else from anybody alive. When no coordinator answers, the last view's quorum no longer holds.
-func (g *Group) poll() {
+// poll pulls from a voter, or else from anybody alive. When no voter answers, the last view's quorum no longer holds. In a calm mesh the
+// coordinator of this node's region is asked before them, so that the few voters need not serve everybody: that it is in office shows that
+// a leader reaches it.
+func (g *Group) poll(calm bool) {
 	s := g.state.Load()
 	voters := slices.DeleteFunc(slices.Clone(s.Coordinators.Voters), func(id identity.NodeID) bool { return id == g.self })
 	g.random.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
+	region := s.RegionOf(g.self)
+	if id, term, ok := s.RegionCoordinator(region); calm && ok && id != g.self && g.cfg.Alive(id) {
+		if g.pullAsWithin(id, Office{Region: region, Term: term, Node: id}) == nil {
+			return
+		}
+		voters = slices.DeleteFunc(voters, func(v identity.NodeID) bool { return v == id })
+	}
 	for _, id := range voters[:min(len(voters), pullTries)] {
 		if g.pullWithin(id) == nil {
 			return
@@ -290,10 +330,12 @@ func (g *Group) poll() {
 	}
 }
 
-func (g *Group) pullWithin(id identity.NodeID) error {
+func (g *Group) pullWithin(id identity.NodeID) error { return g.pullAsWithin(id, Office{}) }
+
+func (g *Group) pullAsWithin(id identity.NodeID, office Office) error {
 	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.RPC+time.Second)
 	defer cancel()
-	return g.Pull(ctx, id)
+	return g.pullAs(ctx, id, office)
 }
 
 func (g *Group) loseView() {

@@ -31,6 +31,7 @@ const (
 	recordPolicyKept = 12 // snapshots only: the versions of the policy, oldest first
 	recordRecovery   = 13 // the last recovery, signed
 	recordRegions    = 14 // all regions and their coordinators
+	recordOffice     = 15 // pulls only: what the answerer is to the asker's region
 )
 
 // Bounds of a sequence: the largest record is a policy; a revoked member is about 12 KiB, half certificate and half revocation.
@@ -82,6 +83,13 @@ type viewRecord struct {
 	Term   uint64
 	Voters []identity.NodeID
 	AsOf   int64 // Unix ms
+}
+
+type officeRecord struct {
+	_      struct{} `cbor:",toarray"`
+	Region string
+	Term   uint64
+	Node   identity.NodeID
 }
 
 type endRecord struct {

@@ -10,12 +10,13 @@ import (
 	"github.com/phantommesh/phantommesh/internal/wire"
 )
 
-// serve registers the four protocols.
+// serve registers the protocols.
 func (g *Group) serve() {
 	g.cfg.Streams.Handle(ProtocolEnroll, true, g.serveEnroll)
 	g.cfg.Streams.Handle(ProtocolDecide, false, g.serveDecide)
 	g.cfg.Streams.Handle(ProtocolState, false, g.serveState)
 	g.cfg.Streams.Handle(ProtocolRaft, false, g.serveRaft)
+	g.cfg.Streams.Handle(ProtocolRegion, false, g.serveRegion)
 }
 
 // within ends a handler's work with its stream or with the group.
@@ -82,6 +83,8 @@ func (g *Group) answerTo(ctx context.Context, asker Peer, q question) answer {
 	case opStatus:
 		g.heed(asker.ID, q.Body)
 		return answerOf(wire.Marshal(g.status(ctx)))
+	case opRegionHealth:
+		return answerOf(g.answerHealth())
 	case opSignIssuer:
 		return answerOf(g.signIssuerFor(asker.ID, q.Body))
 	}

@@ -22,6 +22,7 @@ const (
 	ProtocolDecide = "decide"
 	ProtocolState  = "state"
 	ProtocolRaft   = "raft"
+	ProtocolRegion = "region"
 )
 
 // Peer is who is at the other end of a stream, as control has authenticated it.

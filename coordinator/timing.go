@@ -18,6 +18,8 @@ type Timing struct {
 	Shrink    time.Duration // a voter gone for this long loses its vote even if nobody takes it over
 	Ask       time.Duration // whole time a member looks for a leader before it reports ErrNoQuorum: at least one failover
 	Decide    time.Duration // whole time for a decision once a leader is found
+	Ping      time.Duration // the leader asks a region's coordinator outside the group for a sign of life this often
+	Office    time.Duration // a region's coordinator not heard of for this long is replaced, and one that heard no leader for as long steps aside
 	Poll      time.Duration // a member pulls the state at least this often, longer in big meshes (pollPerMember)
 	Seek      time.Duration // the same while no coordinator with a quorum is known, and once after a pull that brought news
 }
@@ -30,7 +32,8 @@ func LAN() Timing {
 		Heartbeat: 380 * time.Millisecond, Election: 380 * time.Millisecond, Lease: 370 * time.Millisecond,
 		Beat: 180 * time.Millisecond, Commit: 180 * time.Millisecond, RPC: time.Second, Tick: 500 * time.Millisecond,
 		Stable: 3 * time.Second, Grace: 15 * time.Second, Shrink: 60 * time.Second,
-		Ask: 2500 * time.Millisecond, Decide: 5 * time.Second, Poll: 10 * time.Minute, Seek: 5 * time.Second,
+		Ask: 2500 * time.Millisecond, Decide: 5 * time.Second,
+		Ping: 500 * time.Millisecond, Office: 900 * time.Millisecond, Poll: 10 * time.Minute, Seek: 5 * time.Second,
 	}
 }
 
@@ -40,7 +43,8 @@ func WAN() Timing {
 		Heartbeat: 1200 * time.Millisecond, Election: 1200 * time.Millisecond, Lease: time.Second,
 		Beat: 300 * time.Millisecond, Commit: 400 * time.Millisecond, RPC: 4 * time.Second, Tick: 500 * time.Millisecond,
 		Stable: 15 * time.Second, Grace: 60 * time.Second, Shrink: 240 * time.Second,
-		Ask: 2500 * time.Millisecond, Decide: 10 * time.Second, Poll: 10 * time.Minute, Seek: 10 * time.Second,
+		Ask: 2500 * time.Millisecond, Decide: 10 * time.Second,
+		Ping: 600 * time.Millisecond, Office: 2500 * time.Millisecond, Poll: 10 * time.Minute, Seek: 10 * time.Second,
 	}
 }
 

@@ -15,6 +15,7 @@ type echoes struct {
 	mu     sync.Mutex
 	number uint64
 	agreed map[raft.ServerID]uint64
+	heard  map[raft.ServerID]time.Time // when one last answered anything
 }
 
 // next numbers what is sent now.
@@ -34,6 +35,23 @@ func (e *echoes) note(id raft.ServerID, number uint64) {
 	e.agreed[id] = number
 }
 
+// hear notes an answer of any kind.
+func (e *echoes) hear(id raft.ServerID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.heard == nil || len(e.heard) >= 2*maxServers {
+		e.heard = map[raft.ServerID]time.Time{}
+	}
+	e.heard[id] = time.Now()
+}
+
+// lastHeard returns when a server last answered; zero: not yet.
+func (e *echoes) lastHeard(id identity.NodeID) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.heard[serverID(id)]
+}
+
 // since counts those of a list that have agreed to something that was sent after a number was given out.
 func (e *echoes) since(number uint64, list []identity.NodeID) (n int) {
 	e.mu.Lock()
@@ -50,6 +68,9 @@ func (e *echoes) since(number uint64, list []identity.NodeID) (n int) {
 func (t *fencedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	number := t.echoes.next()
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
+	if err == nil {
+		t.echoes.hear(id)
+	}
 	if err == nil && resp.Success {
 		t.echoes.note(id, number)
 	}

@@ -1,0 +1,239 @@
+package coordinator
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/wire"
+)
+
+// Whether a region's coordinator lives, the leader must know faster than gossip tells. Of servers of the group, Raft's heartbeats tell
+// (echoes). To any other coordinator the leader keeps one stream of the protocol "region", over which it sends a beat every Timing.Ping:
+//
+//	leader       message: array [kind 1, raft term, region, term, state version]
+//	coordinator  message: array [term of its office as it knows it]
+//
+// Who has not been heard of for Timing.Office is silent (Observation.Silent), and replaced. By the same evidence a coordinator is in
+// office only for as long after it last heard of a leader (Group.Office), so that one on the wrong side of a partition stops by itself,
+// about when its successor starts. Beats that get lost in one direction can make the two overlap: what keeps members from obeying
+// both is the term.
+type regionMessage struct {
+	_          struct{} `cbor:",toarray"`
+	Kind       uint8    // regionBeat or regionOrder
+	LeaderTerm uint64   // of a beat: the raft term of who sends it
+	Region     string
+	Term       uint64
+	Version    uint64 // of the sender's state
+}
+
+const (
+	regionBeat  = 1
+	regionOrder = 2
+)
+
+// regionReply answers both: Term is the highest of the region that the answerer knows of, Refused that it does not take the sender for the
+// coordinator.
+type regionReply struct {
+	_       struct{} `cbor:",toarray"`
+	Term    uint64
+	Refused bool
+}
+
+const regionMessageMax = 256
+
+// watch of the leader over one coordinator.
+type watch struct {
+	since  time.Time    // when it began: the leader's own, or the coordinator's term
+	heard  atomic.Int64 // Unix nanoseconds of the last reply; 0: none yet
+	cancel context.CancelFunc
+}
+
+// offices are the leader's watches over coordinators. Only steer uses them; their goroutines have ended when Group.running has.
+type offices struct {
+	watches     map[identity.NodeID]*watch
+	predecessor identity.NodeID // who led before this node did
+	due         *time.Timer     // for steer: when the first of them may be silent
+}
+
+// observeOffices brings the watches up to date and returns which coordinators are silent.
+func (g *Group) observeOffices(r *replica, s *State, o Observation) map[identity.NodeID]bool {
+	if g.offices.watches == nil {
+		g.offices.watches = map[identity.NodeID]*watch{}
+	}
+	silent, present := map[identity.NodeID]bool{}, map[identity.NodeID]bool{}
+	earliest := time.Duration(-1)
+	for _, region := range s.Regions.List {
+		id, _, ok := s.RegionCoordinator(region.Name)
+		if !ok || id == g.self {
+			continue
+		}
+		present[id] = true
+		server := slices.Contains(o.Voters, id) || slices.Contains(o.Staged, id)
+		left := g.patience(r, id, server)
+		if left <= 0 {
+			silent[id] = true
+		} else if earliest < 0 || left < earliest {
+			earliest = left
+		}
+	}
+	for id, w := range g.offices.watches {
+		if !present[id] {
+			w.end()
+			delete(g.offices.watches, id)
+		}
+	}
+	if earliest >= 0 {
+		g.offices.due.Reset(earliest + time.Millisecond)
+	}
+	return silent
+}
+
+// patience returns how long a coordinator may still stay silent.
+func (g *Group) patience(r *replica, id identity.NodeID, server bool) time.Duration {
+	w, known := g.offices.watches[id]
+	if !known {
+		w = &watch{since: time.Now()}
+		g.offices.watches[id] = w
+	}
+	heard := time.Unix(0, w.heard.Load())
+	if server {
+		w.end()
+		heard = r.echoes.lastHeard(id)
+	} else if w.cancel == nil {
+		ctx, cancel := context.WithCancel(g.ctx)
+		w.cancel = cancel
+		g.running.Go(func() { g.beat(ctx, r, id, w) })
+	}
+	patience := g.cfg.Timing.Office
+	if heard.Before(w.since) {
+		heard = w.since
+		if server && id == g.offices.predecessor {
+			patience /= 3 // it led until a moment ago: either it answers the first heartbeat, or it is why there was an election
+		}
+	}
+	return patience - time.Since(heard)
+}
+
+func (w *watch) end() {
+	if w.cancel != nil {
+		w.cancel()
+		w.cancel = nil
+	}
+}
+
+// leaveOffices ends all watches: this node does not lead, perhaps another does.
+func (g *Group) leaveOffices(leader identity.NodeID) {
+	for _, w := range g.offices.watches {
+		w.end()
+	}
+	g.offices.watches = nil
+	if !leader.IsZero() && leader != g.self {
+		g.offices.predecessor = leader
+	}
+}
+
+// beatAgain is the wait before another stream is tried to a coordinator that broke one off.
+const beatAgain = 100 * time.Millisecond
+
+// beat keeps asking one coordinator for a sign of life, until ctx ends.
+func (g *Group) beat(ctx context.Context, r *replica, id identity.NodeID, w *watch) {
+	for ctx.Err() == nil {
+		if err := g.beatOnce(ctx, r, id, w); err != nil && ctx.Err() == nil {
+			g.cfg.Log.Debug("coordinator: no beat to a region's coordinator", "peer", id.Short(), "err", err)
+		}
+		wait(ctx, beatAgain)
+	}
+}
+
+// beatOnce beats over one stream for as long as it holds.
+func (g *Group) beatOnce(ctx context.Context, r *replica, id identity.NodeID, w *watch) error {
+	open, cancel := context.WithTimeout(ctx, g.cfg.Timing.RPC)
+	defer cancel()
+	s, err := g.cfg.Streams.Open(open, id, ProtocolRegion)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	for r.leads() {
+		state := g.state.Load()
+		region, term, _ := state.Coordinates(id)
+		s.SetDeadline(time.Now().Add(g.cfg.Timing.Office))
+		m := regionMessage{Kind: regionBeat, LeaderTerm: r.raft.CurrentTerm(), Region: region, Term: term, Version: state.Version}
+		if err := wire.WriteMessage(s, m, regionMessageMax); err != nil {
+			return err
+		}
+		var reply regionReply
+		if err := wire.ReadMessage(s, &reply, regionMessageMax); err != nil {
+			return err
+		}
+		w.heard.Store(time.Now().UnixNano())
+		wait(ctx, g.cfg.Timing.Ping)
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	return nil
+}
+
+// wait sleeps for d or until ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// Office is a region's coordinator in one term: what it says as such carries it.
+type Office struct {
+	Region string
+	Term   uint64
+	Node   identity.NodeID
+}
+
+// contact is when this node last heard of a leader that is not in the group with it.
+type contact struct {
+	mu sync.Mutex
+	at time.Time
+	// Of the leader: the generation of its state, and raft's term. Beats of older ones do not count.
+	generation, term uint64
+}
+
+func (c *contact) note(m regionMessage) bool {
+	generation := m.Version >> (indexBits + rankBits)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if generation < c.generation || (generation == c.generation && m.LeaderTerm < c.term) {
+		return false
+	}
+	c.at, c.generation, c.term = time.Now(), generation, m.LeaderTerm
+	return true
+}
+
+func (c *contact) since() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.at)
+}
+
+// Office returns what this node coordinates: false if it was not elected, has been replaced, or has not heard of a leader for Timing.Office
+// and may have been replaced.
+func (g *Group) Office() (Office, bool) {
+	s := g.state.Load()
+	region, term, ok := s.Coordinates(g.self)
+	if !ok {
+		return Office{}, false
+	}
+	heard := g.beats.since() < g.cfg.Timing.Office
+	if r := g.current(); r != nil && !heard && !g.outdated(r) {
+		heard = r.leads() || time.Since(r.raft.LastContact()) < g.cfg.Timing.Office
+	}
+	return Office{Region: region, Term: term, Node: g.self}, heard
+}

@@ -1,0 +1,278 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// electLimit is what re-election may take after a loss, of the coordinator alone or of the leader that it was.
+const electLimit = 2 * time.Second
+
+// regions is a mesh of nine: five in home, who vote, and four in east, who do not. It is done when both regions have a coordinator and all know.
+func (l *lab) regions() (home, east []*member) {
+	l.t.Helper()
+	nodes := l.mesh(5)
+	settle(l, 5)
+	token := nodes[0].invite(InviteSpec{Uses: 4})
+	for i := 5; i < 9; i++ {
+		m := l.node(i)
+		m.join(nodes[0], token)
+		if err := m.group.MoveRegion(context.Background(), "east"); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	home, east = l.nodes[:5], l.nodes[5:]
+	l.eventually(20*time.Second, "both regions are coordinated", func() bool {
+		for _, m := range l.nodes {
+			if m.group.Version() != nodes[0].group.Version() {
+				return false
+			}
+		}
+		return l.agree("home", home...) != nil && l.agree("east", l.nodes...) != nil && l.inOffice("home") == 1 && l.inOffice("east") == 1
+	})
+	return home, east
+}
+
+// agree returns the coordinator of a region if all of a list know the same living one.
+func (l *lab) agree(region string, among ...*member) *member {
+	var first identity.NodeID
+	for _, m := range among {
+		if m.group == nil {
+			continue
+		}
+		id, _, ok := m.group.State().RegionCoordinator(region)
+		if !ok || (!first.IsZero() && id != first) {
+			return nil
+		}
+		first = id
+	}
+	for _, m := range l.nodes {
+		if m.id() == first && m.group != nil {
+			return m
+		}
+	}
+	return nil
+}
+
+// inOffice counts who would serve a region as its coordinator now, wherever it is.
+func (l *lab) inOffice(region string) (n int) {
+	for _, m := range l.nodes {
+		if m.group == nil {
+			continue
+		}
+		if o, ok := m.group.Office(); ok && o.Region == region {
+			n++
+		}
+	}
+	return n
+}
+
+// oneInOffice waits for a condition and fails if a region ever has two in office meanwhile.
+func (l *lab) oneInOffice(within time.Duration, what string, ok func() bool) time.Duration {
+	l.t.Helper()
+	return l.eventually(within, what, func() bool {
+		for _, region := range []string{"home", "east"} {
+			if n := l.inOffice(region); n > 1 {
+				l.t.Fatalf("%d coordinators of %s are in office", n, region)
+			}
+		}
+		return ok()
+	})
+}
+
+func TestALostCoordinatorOfARegionIsReplaced(t *testing.T) {
+	for name, region := range map[string]string{"outside the group": "east", "a voter": "home"} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *lab) {
+				home, east := l.regions()
+				of := map[string][]*member{"home": home, "east": east}[region]
+				dead := l.agree(region, of...)
+				_, term, _ := home[1].group.State().RegionCoordinator(region)
+				if region == "home" && dead == l.leader() { // its own case below
+					if err := dead.group.giveLeadership(t.Context(), dead.group.current()); err != nil {
+						t.Fatal(err)
+					}
+					l.eventually(5*time.Second, "another leads", func() bool { m := l.leader(); return m != nil && m != dead })
+					time.Sleep(5 * time.Second)
+					if l.agree(region, of...) != dead {
+						t.Fatal("a change of leaders replaced a living coordinator")
+					}
+				}
+				dead.kill()
+				took := l.oneInOffice(electLimit, "another is in office", func() bool {
+					m := l.agree(region, l.leader())
+					return m != nil && m != dead && l.inOffice(region) == 1
+				})
+				t.Logf("another in office after %v", took)
+				l.oneInOffice(15*time.Second, "the region knows", func() bool { m := l.agree(region, of...); return m != nil && m != dead })
+				if _, next, _ := of[0].aliveState(of).RegionCoordinator(region); next != term+1 {
+					t.Errorf("term %d after %d", next, term)
+				}
+			})
+		})
+	}
+}
+
+// aliveState is the state of the first of a list that runs.
+func (m *member) aliveState(list []*member) *State {
+	for _, m := range list {
+		if m.group != nil {
+			return m.group.State()
+		}
+	}
+	return &State{}
+}
+
+func TestALostLeaderThatCoordinatedIsReplacedInBoth(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		home, _ := l.regions()
+		dead := l.agree("home", home...)
+		l.eventually(20*time.Second, "the coordinator leads", func() bool {
+			leader := l.leader()
+			if leader != nil && leader != dead {
+				r := leader.group.current()
+				r.raft.LeadershipTransferToServer(serverID(dead.id()), serverAddress(dead.id())).Error()
+			}
+			return leader == dead
+		})
+		time.Sleep(5 * time.Second)
+		dead.kill()
+		took := l.oneInOffice(2*electLimit, "another leads, and another is in office", func() bool {
+			leader := l.leader()
+			if leader == nil {
+				return false
+			}
+			m := l.agree("home", leader)
+			return m != nil && m != dead && l.inOffice("home") == 1
+		})
+		t.Logf("both after %v", took)
+	})
+}
+
+func TestACoordinatorCutOffIsFencedAndStepsDown(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		_, east := l.regions()
+		old := l.agree("east", east...)
+		var with *member // of the region, on the coordinator's side
+		for _, m := range east {
+			if m != old {
+				with = m
+			}
+		}
+		before, ok := old.group.Office()
+		if !ok {
+			t.Fatal("not in office")
+		}
+		l.net.split(1, old.id(), with.id())
+		l.oneInOffice(electLimit, "another is in office", func() bool {
+			m := l.agree("east", l.leader())
+			return m != nil && m != old && l.inOffice("east") == 1
+		})
+		if _, ok := old.group.Office(); ok {
+			t.Error("the old one still believes it is in office")
+		}
+		time.Sleep(10 * time.Second)
+		next := l.agree("east", l.leader())
+		l.net.split(0, old.id())
+		// Whoever it still gives orders to refuses, and that is how it learns.
+		var other *member
+		for _, m := range east {
+			if m != old && m != with && m != next {
+				other = m
+			}
+		}
+		if err := old.group.Order(t.Context(), other.id(), before); !errors.Is(err, errSuperseded) || other.group.RefusedOrders() == 0 {
+			t.Fatalf("an order of the old coordinator: %v", err)
+		}
+		if err := other.group.pullAs(t.Context(), old.id(), Office{Region: "east", Term: before.Term + 1, Node: old.id()}); err == nil {
+			t.Error("it still serves as the coordinator")
+		}
+		l.oneInOffice(5*time.Second, "the old one knows", func() bool { return l.agree("east", old, next, other) == next })
+		l.net.split(0, with.id())
+		l.oneInOffice(20*time.Second, "all know", func() bool { return l.agree("east", east...) == next })
+		office, ok := next.group.Office()
+		if err := next.group.Order(t.Context(), old.id(), office); !ok || err != nil {
+			t.Errorf("the new one's order: %v", err)
+		}
+	})
+}
+
+func TestPartitionsLeaveOneCoordinatorToObey(t *testing.T) {
+	for name, minority := range map[string]int{"2 of 5 go, with the coordinator": 0, "2 of 5 go, without it": 1} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *lab) {
+				home, _ := l.regions()
+				old := l.agree("home", home...)
+				var cut []identity.NodeID
+				if minority == 0 {
+					cut = append(cut, old.id())
+				}
+				for _, m := range home {
+					if len(cut) < 2 && m != old {
+						cut = append(cut, m.id())
+					}
+				}
+				l.net.split(1, cut...)
+				majority := func() *member { return l.leader() }
+				l.oneInOffice(2*electLimit, "the majority has a coordinator", func() bool {
+					leader := majority()
+					if leader == nil || contains(cut, leader.id()) {
+						return false
+					}
+					m := l.agree("home", leader)
+					return m != nil && !contains(cut, m.id()) && l.inOffice("home") == 1
+				})
+				time.Sleep(5 * time.Second)
+				now := l.agree("home", majority())
+				if minority == 1 && now != old {
+					t.Error("a coordinator that the majority kept was replaced")
+				}
+				l.net.split(0, cut...)
+				l.oneInOffice(30*time.Second, "all agree", func() bool { return l.agree("home", home...) != nil && l.inOffice("home") == 1 })
+				if l.agree("home", home...) != now {
+					t.Error("the partition's end changed the coordinator")
+				}
+			})
+		})
+	}
+}
+
+func TestACleanStopHandsTheRegionOver(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		_, east := l.regions()
+		gone := l.agree("east", east...)
+		if err := gone.group.Handover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if m := l.agree("east", l.leader()); m == nil || m == gone {
+			t.Error("it is still the coordinator when Handover returns")
+		}
+	})
+}
+
+func TestACoordinatorKnowsItsRegion(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		home, east := l.regions()
+		c := l.agree("east", l.nodes...)
+		h, err := home[2].group.RegionHealth(t.Context(), "east")
+		if err != nil || h.Members != 4 || h.Alive != 4 || h.Office.Node != c.id() {
+			t.Fatalf("%+v, %v", h, err)
+		}
+		for _, m := range east {
+			if m != c {
+				m.kill()
+				break
+			}
+		}
+		if h, err = home[2].group.RegionHealth(t.Context(), "east"); err != nil || h.Members != 4 || h.Alive != 3 {
+			t.Errorf("after a loss: %+v, %v", h, err)
+		}
+		if _, err := home[0].group.RegionHealth(t.Context(), "nowhere"); err == nil {
+			t.Error("a region that is not")
+		}
+	})
+}
