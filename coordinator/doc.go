@@ -16,6 +16,9 @@
 // A quorum that is lost for good is replaced by a person's word: recover.go on the node that is chosen, recovery.go for what the mesh
 // keeps of it, overrule.go on those that were away.
 //
+// Every region has a coordinator: decider_regions.go elects it, office.go has the leader notice its loss and it notice that it was cut off,
+// region.go is what it does. What it says is fenced by its term.
+//
 // The deciders (deciders.go, decider_*.go) run on the leader: pure functions of the ledger, observations and the time, in a
 // table. Today they choose the voters, get them issuer certificates, renew members' certificates and change the gossip keys. A further decider is one
 // new file and one new row.

@@ -233,7 +233,8 @@ func (g *Group) Office() (Office, bool) {
 	}
 	heard := g.beats.since() < g.cfg.Timing.Office
 	if r := g.current(); r != nil && !heard && !g.outdated(r) {
-		heard = r.leads() || time.Since(r.raft.LastContact()) < g.cfg.Timing.Office
+		leader := r.leader() // a leader that steps down knows none; raft counts that moment as a contact
+		heard = r.leads() || (!leader.IsZero() && leader != g.self && time.Since(r.raft.LastContact()) < g.cfg.Timing.Office)
 	}
 	return Office{Region: region, Term: term, Node: g.self}, heard
 }

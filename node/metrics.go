@@ -52,6 +52,9 @@ var (
 	descConns        = desc("control_connections", "Live control connections.")
 	descTerm         = desc("raft_term", "Term of the coordinator group.")
 	descQuorum       = desc("raft_quorum", "1 if the mesh can decide.")
+	descRegion       = desc("region_coordinator", "1 on the coordinator of its region while it is in office, else 0.", "region")
+	descRegionTerm   = desc("region_term", "Term of each region's coordinator.", "region")
+	descRefused      = desc("region_orders_refused_total", "Orders of coordinators that had been replaced.")
 	descVersion      = desc("state_version", "Version of the mesh's signed state held here.")
 	descChecks       = desc("path_checks_total", "Keyed path checks, sent and answered.", "kind")
 )
@@ -131,6 +134,15 @@ func (m *membership) collect(gauge emitGauge, count emitCount) {
 	}
 	gauge(descQuorum, quorum)
 	gauge(descVersion, float64(state.Version))
+	for _, r := range state.Regions.List {
+		gauge(descRegionTerm, float64(r.Term), r.Name)
+	}
+	inOffice := 0.0
+	if _, ok := m.group.Office(); ok {
+		inOffice = 1
+	}
+	gauge(descRegion, inOffice, state.RegionOf(m.node.ID()))
+	count(descRefused, m.group.RefusedOrders())
 }
 
 func (m *membership) collectPlane(gauge emitGauge, count emitCount) {

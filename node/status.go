@@ -48,7 +48,7 @@ func (n *Node) Status(ctx context.Context) (*localapi.Status, error) {
 }
 
 func (m *membership) describeSelf(state *coordinator.State, self *localapi.Self) {
-	if state.Coordinators.Voter(m.node.ID()) {
+	if _, _, ok := state.Coordinates(m.node.ID()); ok || state.Coordinators.Voter(m.node.ID()) {
 		self.Role = localapi.RoleCoordinator
 	}
 	me, ok := state.Member(m.node.ID())
@@ -81,6 +81,10 @@ func coordinators(state *coordinator.State) localapi.Coordinators {
 	out := localapi.Coordinators{Quorum: c.Quorum, Term: c.Term, Leader: idText(c.Leader)}
 	for _, v := range c.Voters {
 		out.Voters = append(out.Voters, v.String())
+	}
+	for _, r := range state.Regions.List {
+		id, _, _ := state.RegionCoordinator(r.Name)
+		out.Regions = append(out.Regions, localapi.Region{Region: r.Name, Coordinator: idText(id), Term: r.Term})
 	}
 	return out
 }
@@ -237,6 +241,14 @@ func (n *Node) Coordinators(context.Context) (*localapi.CoordinatorList, error) 
 			v.Name = member.Certificate.Name
 		}
 		out.Voters = append(out.Voters, v)
+	}
+	for _, r := range state.Regions.List {
+		id, _, _ := state.RegionCoordinator(r.Name)
+		d := localapi.RegionDetail{Region: r.Name, Coordinator: idText(id), Term: r.Term, Since: r.Since.UTC()}
+		if member, ok := state.Member(id); ok {
+			d.Name = member.Certificate.Name
+		}
+		out.Regions = append(out.Regions, d)
 	}
 	return out, nil
 }

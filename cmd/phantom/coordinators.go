@@ -124,7 +124,11 @@ func coordinatorChanges(was, is *api.CoordinatorList) (out []string) {
 		regions[r.Region] = r.Coordinator
 	}
 	for _, r := range is.Regions {
-		if old, known := regions[r.Region]; !known || old != r.Coordinator {
+		switch old, known := regions[r.Region]; {
+		case known && old == r.Coordinator:
+		case r.Coordinator == "":
+			say("region %s has no coordinator", r.Region)
+		default:
 			say("%s coordinates region %s", orElse(r.Name, shortID(r.Coordinator)), r.Region)
 		}
 		delete(regions, r.Region)
@@ -154,9 +158,9 @@ func (a *app) printCoordinators(l *api.CoordinatorList) {
 	t.print(a.stdout)
 	if len(l.Regions) > 0 {
 		fmt.Fprintln(a.stdout)
-		t := a.newTable("REGION", "COORDINATOR", "ID", "SINCE")
+		t := a.newTable("REGION", "COORDINATOR", "ID", "TERM", "SINCE")
 		for _, r := range l.Regions {
-			t.add(r.Region, r.Name, shortID(r.Coordinator), minute(r.Since))
+			t.add(r.Region, orElse(r.Name, "nobody"), shortID(r.Coordinator), fmt.Sprint(r.Term), minute(r.Since))
 		}
 		t.print(a.stdout)
 	}

@@ -82,7 +82,8 @@ type Coordinators struct {
 // Region says who coordinates a region.
 type Region struct {
 	Region      string `json:"region"`
-	Coordinator string `json:"coordinator"`
+	Coordinator string `json:"coordinator"` // empty: nobody of the region can be reached
+	Term        uint64 `json:"term"`        // grows with every change
 }
 
 // Peer is another node as this node sees it.
@@ -159,5 +160,6 @@ type RegionDetail struct {
 	Region      string    `json:"region"`
 	Coordinator string    `json:"coordinator"`
 	Name        string    `json:"name"`
-	Since       time.Time `json:"since"`
+	Term        uint64    `json:"term"`
+	Since       time.Time `json:"since"` // when the term began
 }
