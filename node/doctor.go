@@ -22,7 +22,7 @@ func (n *Node) Doctor(context.Context) (*localapi.Doctor, error) {
 	state := m.group.State()
 	for _, f := range []localapi.Finding{
 		m.checkQuorum(state), m.checkPeers(), m.checkCertificate(state), m.checkReplica(), m.checkInterface(), m.checkEndpoints(),
-		m.checkPolicy(state),
+		m.checkPolicy(state), m.checkLAN(state),
 	} {
 		d.add(f)
 	}
@@ -146,4 +146,31 @@ func (m *membership) checkEndpoints() localapi.Finding {
 	}
 	return localapi.Finding{Check: "endpoints", Severity: localapi.SeverityError, What: "this machine has no address that others could reach",
 		Why: "no network interface is up but the loopback one, or --listen names none of its addresses", Next: "connect it to a network, or check --listen"}
+}
+
+// checkLAN tells of the other meshes of the LAN. To be alone in one's own beside another is seldom meant: two first machines that did not hear each
+// other have founded one each.
+func (m *membership) checkLAN(state *coordinator.State) localapi.Finding {
+	f := localapi.Finding{Check: "lan", OK: true, Severity: localapi.SeverityInfo, What: "no beacons: this node does not look at the LAN"}
+	if m.node.lan == nil {
+		return f
+	}
+	neighbours := m.node.lan.Neighbours()
+	f.What = fmt.Sprintf("%s heard on the LAN", count(len(neighbours), "beacon"))
+	var others []string
+	for _, found := range meshesOf(neighbours, "") {
+		if found.fingerprint != state.Mesh.ID.Short() {
+			others = append(others, fmt.Sprintf("%s (%s)", found.name, found.fingerprint))
+		}
+	}
+	if len(others) == 0 {
+		return f
+	}
+	f.Why = "other meshes: " + strings.Join(others, ", ")
+	if len(state.Members) > 1 {
+		return f
+	}
+	f.OK, f.Severity, f.What = false, localapi.SeverityWarning, "this node is alone in its mesh, and there is another on the LAN"
+	f.Next = "if this machine belongs there: phantom leave, then phantom up --mesh NAME"
+	return f
 }

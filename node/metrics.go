@@ -56,6 +56,9 @@ var (
 	descRegionTerm   = desc("region_term", "Term of each region's coordinator.", "region")
 	descRefused      = desc("region_orders_refused_total", "Orders of coordinators that had been replaced.")
 	descVersion      = desc("state_version", "Version of the mesh's signed state held here.")
+	descBeacons      = desc("lan_beacons_total", "Messages of the LAN's beacons, by what became of them.", "result")
+	descNeighbours   = desc("lan_neighbours", "Machines of the LAN that beacons tell of.")
+	descPetitions    = desc("requests_refused_total", "Requests to join without an invitation that were over a bound.")
 	descChecks       = desc("path_checks_total", "Keyed path checks, sent and answered.", "kind")
 )
 
@@ -104,10 +107,26 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for kind, v := range kinds {
 		gauge(descPaths, float64(v), kind.String())
 	}
+	n.collectLAN(gauge, count)
 	gauge(descConns, float64(n.control.Stats().Connections))
 	if m := n.online.Load(); m != nil {
 		m.collect(gauge, count)
 	}
+}
+
+// collectLAN counts what was heard on the LAN; nothing of a node that does not listen there.
+func (n *Node) collectLAN(gauge emitGauge, count emitCount) {
+	count(descPetitions, n.petitions.refusals())
+	if n.lan == nil {
+		return
+	}
+	s := n.lan.Stats()
+	for result, v := range map[string]uint64{
+		"sent": s.Sent, "received": s.Received, "malformed": s.Malformed, "off_link": s.OffLink, "flooded": s.Flooded, "full": s.Full,
+	} {
+		count(descBeacons, v, result)
+	}
+	gauge(descNeighbours, float64(len(n.lan.Neighbours())))
 }
 
 type emitGauge func(d *prometheus.Desc, v float64, labels ...string)

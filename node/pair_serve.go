@@ -61,7 +61,8 @@ func (m *membership) receivePetition(s *control.Stream) (*petition, error) {
 		return nil, err
 	}
 	from := n.socket.From(s.Peer().Public.WireGuard)
-	if refusal := n.petitions.attempt(from.Addr(), time.Now()); refusal != "" {
+	onLink := n.onLink(from.Addr())
+	if refusal := n.petitions.attempt(from.Addr(), onLink, time.Now()); refusal != "" {
 		return nil, pairing.WriteOffer(s, pairing.Offer{Refusal: refusal})
 	}
 	mesh := m.group.State().Mesh
@@ -92,7 +93,7 @@ func (m *membership) receivePetition(s *control.Stream) (*petition, error) {
 		return nil, errNotTheirs
 	}
 	p := &petition{id: s.Peer().ID, code: session.Code(mesh.ID, reveal.Nonce, offer.Nonce), name: request.Name, from: from,
-		lan: n.onLink(from.Addr()), since: time.Now(), raw: reveal.Request, verdict: make(chan verdict, 1)}
+		lan: onLink, since: time.Now(), raw: reveal.Request, verdict: make(chan verdict, 1)}
 	if known != nil { // approved before, but the answer did not arrive
 		return nil, m.deliver(m.ctx, s, p)
 	}

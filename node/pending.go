@@ -19,7 +19,7 @@ const (
 	petitionsMax      = 24
 	petitionEvery     = 15 * time.Second
 	petitionBurst     = 24
-	petitionsPerPlace = 6 // of one address (IPv6: /64), refilled one a minute
+	petitionsPerPlace = 6 // of one address (IPv6 from beyond our own networks: /64), refilled one a minute
 	placeEvery        = time.Minute
 	placesMax         = 256
 	petitionLife      = coordinator.ApprovalLife
@@ -58,11 +58,11 @@ func newPetitions() *petitions {
 		places: map[netip.Prefix]*rate.Limiter{}}
 }
 
-// attempt takes an attempt from an address, or says in words for the joiner why not.
-func (p *petitions) attempt(from netip.Addr, now time.Time) (refusal string) {
+// attempt takes an attempt from an address, which may be onLink, in one of our own networks; or it says in words for the joiner why not.
+func (p *petitions) attempt(from netip.Addr, onLink bool, now time.Time) (refusal string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	place := p.placeLocked(from, now)
+	place := p.placeLocked(placeOf(from, onLink), now)
 	switch {
 	case len(p.byID) >= petitionsMax:
 		refusal = "too many machines wait to be approved here; approve or refuse some (phantom requests on a member), then try again"
@@ -75,16 +75,22 @@ func (p *petitions) attempt(from netip.Addr, now time.Time) (refusal string) {
 	return refusal
 }
 
-// placeLocked is the limiter of an address's network; nil when too many are remembered.
-func (p *petitions) placeLocked(from netip.Addr, now time.Time) *rate.Limiter {
-	bits := 32
-	if from.Is6() {
+// placeOf is what one machine can be expected to hold: an address; of IPv6 the /64 that a site has, unless it is our own, which the machines of
+// this LAN share.
+func placeOf(from netip.Addr, onLink bool) netip.Prefix {
+	bits := from.BitLen()
+	if from.Is6() && !onLink {
 		bits = 64
 	}
 	prefix, err := from.WithZone("").Prefix(bits)
 	if err != nil {
-		return nil
+		return netip.Prefix{}
 	}
+	return prefix
+}
+
+// placeLocked is the limiter of a place; nil when too many are remembered.
+func (p *petitions) placeLocked(prefix netip.Prefix, now time.Time) *rate.Limiter {
 	if l, ok := p.places[prefix]; ok {
 		return l
 	}
@@ -119,6 +125,13 @@ func (p *petitions) remove(r *petition) {
 	if p.byID[r.id] == r {
 		delete(p.byID, r.id)
 	}
+}
+
+// refusals counts the attempts over a bound.
+func (p *petitions) refusals() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // get returns the request of a machine.

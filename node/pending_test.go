@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -15,7 +16,7 @@ func TestAFloodOfRequestsIsBounded(t *testing.T) {
 	p := newPetitions()
 	taken := 0
 	for range 1000 { // from one place
-		if p.attempt(netip.MustParseAddr("192.0.2.1"), now) == "" {
+		if p.attempt(netip.MustParseAddr("192.0.2.1"), false, now) == "" {
 			taken++
 		}
 	}
@@ -24,7 +25,7 @@ func TestAFloodOfRequestsIsBounded(t *testing.T) {
 	}
 	for n := range 5000 { // from everywhere, for as long as a code is shown
 		at := now.Add(time.Duration(n) * petitionLife / 5000)
-		if p.attempt(netip.AddrFrom4([4]byte{10, 1, byte(n >> 8), byte(n)}), at) == "" {
+		if p.attempt(netip.AddrFrom4([4]byte{10, 1, byte(n >> 8), byte(n)}), false, at) == "" {
 			taken++
 		}
 	}
@@ -44,7 +45,7 @@ func TestAFloodOfRequestsIsBounded(t *testing.T) {
 			t.Fatalf("no room for request %d", n)
 		}
 	}
-	if p.add(&petition{id: identity.NodeID{200}}) || p.attempt(netip.MustParseAddr("198.51.100.1"), now.Add(24*time.Hour)) == "" {
+	if p.add(&petition{id: identity.NodeID{200}}) || p.attempt(netip.MustParseAddr("198.51.100.1"), false, now.Add(24*time.Hour)) == "" {
 		t.Error("one too many")
 	}
 	again := &petition{id: first.id}
@@ -54,6 +55,25 @@ func TestAFloodOfRequestsIsBounded(t *testing.T) {
 	p.remove(first) // the old connection ends late
 	if p.get(first.id) != again || len(p.list()) != petitionsMax {
 		t.Error("the newer request has gone with the older")
+	}
+}
+
+// Regression: the machines of a LAN share its /64; the seventh that asked at once was told to come back in some minutes.
+func TestMachinesOfOneLANDoNotUseUpEachOthersAttempts(t *testing.T) {
+	now := time.Unix(1_790_000_000, 0)
+	near, far := newPetitions(), newPetitions()
+	takenFar := 0
+	for n := range petitionsMax - 1 {
+		a := netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", n+1))
+		if refusal := near.attempt(a, true, now); refusal != "" {
+			t.Errorf("machine %d: %s", n+1, refusal)
+		}
+		if far.attempt(a, false, now) == "" {
+			takenFar++
+		}
+	}
+	if takenFar != petitionsPerPlace {
+		t.Errorf("%d attempts of one site that is not ours, which has all of these addresses", takenFar)
 	}
 }
 

@@ -74,7 +74,7 @@ func TestALANOfMachinesWithNoConfigurationBecomesAMesh(t *testing.T) {
 	need(t)
 	l := lab.New(t)
 	var nodes []*mesh.Node
-	for _, h := range l.AddHosts("n", 5) {
+	for _, h := range l.AddHosts("n", 10) {
 		nodes = append(nodes, onLAN(t, l, h))
 	}
 	found(t, nodes[0])
@@ -249,5 +249,37 @@ func TestABootstrapAddressWithoutATokenAsksTheSameWayAndNoLANIsSilent(t *testing
 	}
 	if sent := quiet.Stop(); len(sent) > pcapHeader {
 		t.Errorf("with --no-lan there was mDNS on the LAN: %q", sent)
+	}
+}
+
+func TestAMeshThatWasFoundedBesideAnotherIsGivenUpForIt(t *testing.T) {
+	need(t)
+	l := lab.New(t)
+	first, second := onLAN(t, l, l.Host("first")), onLAN(t, l, l.Host("second"))
+	first.Must("up", "--new", "home")
+	second.Must("up", "--new", "mine")
+	hint := func() error {
+		if r := second.Do("doctor"); !strings.Contains(r.Stdout, "home (") || !strings.Contains(r.Stdout, "phantom leave") {
+			return fmt.Errorf("doctor says nothing of the other mesh: %s", r.Stdout)
+		}
+		return nil
+	}
+	if err := lab.Eventually(settled, hint); err != nil {
+		t.Fatal(err)
+	}
+	if r := second.Do("up", "--mesh", "home"); r.Code != mesh.Failed || !strings.Contains(r.Stderr, "phantom leave") {
+		t.Errorf("a member of another mesh: %v", r.Err())
+	}
+	second.Must("leave")
+	if code := second.Process.Wait(settled); code != mesh.Done {
+		t.Errorf("it ended with %d", code)
+	}
+	second.Start()
+	a := askIn(second, "--mesh", "home")
+	code, _ := a.code(t)
+	first.Must("approve", code)
+	a.mustEnd(t)
+	if err := first.Host.Ping(second.Addresses()[0], settled); err != nil {
+		t.Error(err)
 	}
 }
