@@ -150,6 +150,9 @@ func (g *Group) confirmRemoval(term uint64) {
 	if st.Term < term || contains(st.Voters, g.self) || contains(st.Staged, g.self) || len(st.Voters) == 0 {
 		return
 	}
+	if r := g.current(); r != nil && g.outdated(r) {
+		return // the mesh was recovered meanwhile: overrule tells what that costs, and wipes it
+	}
 	if err := g.resignLocally(st.Term); err != nil {
 		g.cfg.Log.Warn("coordinator: the old replica of the ledger could not be removed"+diskHint(err), "err", err)
 		return
