@@ -44,8 +44,8 @@ type verifiedMeta struct {
 
 // pendingClaim is what is said of a node whose certificate is not here.
 type pendingClaim struct {
-	meta  []byte // its record, unverified
-	via   identity.NodeID
+	meta  []byte          // its record, unverified
+	via   identity.NodeID // the member that last said so; zero: only the node itself has
 	since time.Time
 	asked time.Time
 }
@@ -133,7 +133,10 @@ func (a *admission) await(id identity.NodeID, meta []byte, via identity.NodeID, 
 		p = &pendingClaim{}
 		a.pending[id] = p
 	}
-	p.meta, p.via, p.since = bytes.Clone(meta), via, now
+	p.meta, p.since = bytes.Clone(meta), now
+	if !via.IsZero() { // the node's own word is nobody's: it has no certificate here
+		p.via = via
+	}
 	if ask = now.Sub(p.asked) >= askEvery; ask {
 		p.asked = now
 	}

@@ -80,11 +80,8 @@ func walkOne(message []byte, visit func(kind byte, body []byte)) error {
 	}
 }
 
-// suspectOf returns whom a suspect message is about.
-func suspectOf(kind byte, body []byte) (id identity.NodeID, ok bool) {
-	if kind != typeSuspect {
-		return id, false
-	}
+// subjectOf returns whom a message is about that says that a node is alive, suspect or dead.
+func subjectOf(body []byte) (id identity.NodeID, ok bool) {
 	var m struct{ Node string }
 	var handle codec.MsgpackHandle
 	if err := codec.NewDecoderBytes(body, &handle).Decode(&m); err != nil {

@@ -350,7 +350,7 @@ func (p *Pool) missing(n *memberlist.Node, now time.Time) {
 	if err != nil {
 		return
 	}
-	via := p.transport.lastSender()
+	via := p.transport.teller(id)
 	if p.admission.await(id, n.Meta, via, now) {
 		p.offer(Event{Kind: UnknownMember, ID: id, Via: via})
 	}

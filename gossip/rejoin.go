@@ -142,7 +142,14 @@ type rejoiner struct {
 	seen      map[identity.NodeID]struct{} // members of the table
 	newcomers map[identity.NodeID]int      // those just admitted, tried until alive, with how often they may still be
 	running   int
-	ended     chan identity.NodeID
+	ended     chan attempt
+}
+
+// attempt is how one has ended.
+type attempt struct {
+	id      identity.NodeID
+	direct  bool // with the member itself, not with another that knows it
+	reached bool
 }
 
 // rejoin is the rejoiner's goroutine: it looks at the table when it changes, at the address book now and then, and keeps up to
@@ -153,7 +160,7 @@ func (p *Pool) rejoin() {
 		plan:      absentees{least: p.profile.RejoinMin, most: p.profile.RejoinMax, spread: jitter, tries: map[identity.NodeID]*try{}},
 		seen:      map[identity.NodeID]struct{}{},
 		newcomers: map[identity.NodeID]int{},
-		ended:     make(chan identity.NodeID, rejoinParallel),
+		ended:     make(chan attempt, rejoinParallel),
 	}
 	changed, cancel := p.peers.Watch()
 	defer cancel()
@@ -171,9 +178,8 @@ func (p *Pool) rejoin() {
 		case id := <-p.transport.nudges:
 			r.arrive(id)
 			r.plan.nudge(id, time.Now())
-		case id := <-r.ended:
-			r.running--
-			r.plan.done(id, time.Now())
+		case a := <-r.ended:
+			r.finish(a)
 		case <-timer.C:
 		}
 		now := time.Now()
@@ -257,20 +263,32 @@ func (r *rejoiner) absent() map[identity.NodeID]peer.State {
 // launch starts what is due.
 func (r *rejoiner) launch(now time.Time) {
 	for _, id := range r.plan.start(rejoinParallel-r.running, now) {
-		via := r.plan.tries[id].via
 		if left := r.newcomers[id]; left > 0 {
 			r.newcomers[id] = left - 1
 		}
-		r.running++
 		r.p.stats.rejoins.Add(1)
-		r.p.tasks.Go(func() {
-			if err := r.p.synchronise(id); err != nil && !via.IsZero() && via != r.p.self {
-				// The new member is out of reach, but not for everyone.
-				_ = r.p.synchronise(via)
-			}
-			r.ended <- id // has room for every running attempt
-		})
+		r.running++
+		r.attempt(id, id)
 	}
+}
+
+// attempt reaches for the absent member by synchronising with it, or with another that knows it.
+func (r *rejoiner) attempt(id, with identity.NodeID) {
+	r.p.tasks.Go(func() {
+		err := r.p.synchronise(with)
+		r.ended <- attempt{id: id, direct: with == id, reached: err == nil} // has room for every running attempt
+	})
+}
+
+// finish notes the end of an attempt. A new member that is out of reach for this node may not be so for who told of it, whom this node may
+// have learned meanwhile.
+func (r *rejoiner) finish(a attempt) {
+	if t := r.plan.tries[a.id]; t != nil && a.direct && !a.reached && !t.via.IsZero() && t.via != r.p.self && r.p.seeking.Err() == nil {
+		r.attempt(a.id, t.via)
+		return
+	}
+	r.running--
+	r.plan.done(a.id, time.Now())
 }
 
 // paths has connections made to members that a packet could not be sent to. SWIM goes on meanwhile with others' help.

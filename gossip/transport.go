@@ -79,10 +79,9 @@ type transport struct {
 
 	mu      sync.Mutex // guards what follows
 	live    map[*stream]struct{}
-	serving map[identity.NodeID]int // inbound streams by member
-	turns   chan struct{}           // holds a token for each inbound stream that memberlist has; not guarded
-	// lastFrom is the member whose packet was opened last: very likely who sent what memberlist is just handling.
-	lastFrom identity.NodeID
+	serving map[identity.NodeID]int             // inbound streams by member
+	turns   chan struct{}                       // holds a token for each inbound stream that memberlist has; not guarded
+	tellers map[identity.NodeID]identity.NodeID // by stranger: the member whose packet last said that it is alive
 }
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
@@ -102,6 +101,7 @@ func newTransport(cfg *Config, s *seal, r *roster, c *counters) *transport {
 		live:    map[*stream]struct{}{},
 		serving: map[identity.NodeID]int{},
 		turns:   make(chan struct{}, inboundMax),
+		tellers: map[identity.NodeID]identity.NodeID{},
 	}
 }
 
@@ -140,9 +140,6 @@ func (t *transport) arrive(p underlay.GossipPacket) {
 	if !p.FromID.IsZero() && !here(t.roster.state(p.FromID)) {
 		t.nudge(p.FromID)
 	}
-	t.mu.Lock()
-	t.lastFrom = p.FromID
-	t.mu.Unlock()
 	at := p.At
 	if at.IsZero() {
 		at = time.Now()
@@ -164,6 +161,8 @@ func (t *transport) takeApart(plain []byte, from identity.NodeID) ([]byte, error
 				spoiled = errPacketForm
 			case kind == typeIndirectPing:
 				t.roster.stir(time.Now()) // somebody does not answer; above all, this probe is not to be spared
+			case kind == typeAlive && !from.IsZero():
+				t.told(body, from)
 			}
 		})
 		return plain, errors.Join(err, spoiled)
@@ -193,11 +192,30 @@ func (t *transport) knows(id identity.NodeID) bool {
 	return ok && !e.Revoked
 }
 
-// lastSender returns the member whose packet arrived last; zero if unknown.
-func (t *transport) lastSender() identity.NodeID {
+// told remembers which member says of a stranger that it is alive.
+func (t *transport) told(alive []byte, from identity.NodeID) {
+	id, ok := subjectOf(alive)
+	if !ok || id == t.self || t.knows(id) {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.lastFrom
+	for other := range t.tellers {
+		if _, had := t.tellers[id]; had || len(t.tellers) < pendingMax {
+			break
+		}
+		delete(t.tellers, other)
+	}
+	t.tellers[id] = from
+}
+
+// teller returns the member whose packet said that a stranger is alive, and forgets it; zero: none did, as far as is known.
+func (t *transport) teller(id identity.NodeID) identity.NodeID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	from := t.tellers[id]
+	delete(t.tellers, id)
+	return from
 }
 
 // FinalAdvertiseAddr implements memberlist.Transport: our overlay address, whatever was configured.
@@ -222,7 +240,10 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 	}
 	// What memberlist spreads it believes: see roster.
 	_ = walk(b, func(kind byte, body []byte) {
-		if about, ok := suspectOf(kind, body); ok {
+		if kind != typeSuspect {
+			return
+		}
+		if about, ok := subjectOf(body); ok {
 			t.roster.suspected(about)
 		}
 	})
