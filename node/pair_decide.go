@@ -151,6 +151,19 @@ func (n *Node) askPending(ctx context.Context, id identity.NodeID, q pendingQues
 	return a, nil
 }
 
+// answers tells whether a member is worth a question: it is alive, or gossip has not said yet how it is, as when this node has only just come
+// online, and it is connected or a coordinator. Asking all of whom nothing is known would make every list wait for those that are off.
+func (m *membership) answers(e peer.Entry) bool {
+	switch e.State {
+	case peer.Alive:
+		return true
+	case peer.Unknown:
+		return m.node.control.Connected(e.ID) || slices.Contains(m.group.State().Coordinators.Voters, e.ID)
+	default:
+		return false
+	}
+}
+
 // gather collects what waits anywhere in the mesh.
 func (m *membership) gather(ctx context.Context) []held {
 	n := m.node
@@ -173,7 +186,7 @@ func (m *membership) gather(ctx context.Context) []held {
 		if left == 0 {
 			break
 		}
-		if e.ID == n.ID() || e.Revoked || e.State != peer.Alive {
+		if e.ID == n.ID() || e.Revoked || !m.answers(e) {
 			continue
 		}
 		left--
