@@ -191,9 +191,12 @@ func TestSlowHandshakesHoldNobodyUp(t *testing.T) {
 		w := newPipeWorld(t)
 		defer w.close()
 		var conns []net.Conn
+		var hosts []*underlaytest.Host
+		for i := range 4 {
+			hosts = append(hosts, w.Host(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})))
+		}
 		for i := range 40 {
-			h := w.Host(netip.AddrFrom4([4]byte{198, 51, 100, byte(i % 4)}))
-			c, err := h.DialTCP(t.Context(), nodeB)
+			c, err := hosts[i%4].DialTCP(t.Context(), nodeB)
 			if err != nil {
 				t.Fatal(err)
 			}

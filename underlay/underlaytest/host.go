@@ -1,301 +1,304 @@
 package underlaytest
 
 import (
-	"errors"
-	"net"
+	"fmt"
 	"net/netip"
-	"os"
-	"sync"
-	"syscall"
+	"slices"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
 
 const (
-	// batchSize is what a ReceiveFunc returns at most; small, so that batches are split in tests too.
-	batchSize = 8
-	// queueSize is the packets a host's bound socket holds before it drops, as a kernel does; spareQueueSize those of another.
-	queueSize      = 4096
-	spareQueueSize = 64
 	// firstPort is where ports are picked from when 0 is asked for.
 	firstPort = 40000
+	// heldMax is the packets that are kept for a paused host, as many as a socket holds.
+	heldMax = queueSize
+	// firewallMemory is how long a stateful firewall lets answers in after a packet went out, as Linux does by default
+	// (nf_conntrack_udp_timeout_stream).
+	firewallMemory = 2 * time.Minute
 )
 
-// Host is a machine with one bound UDP socket, and more from [Host.OpenSpare]. It is a conn.Bind.
+// Host is a machine. A program that runs on it is a [Process]; the host itself is the conn.Bind of one that is always there.
 type Host struct {
 	network *Network
-	realm   *realm
+	number  int
+	main    *Process // constant
 
-	mu        sync.Mutex // guards what follows; taken after network.mu
-	addrs     []netip.Addr
-	port      uint16 // of the bound socket; 0: closed
-	sockets   map[uint16]*socket
-	listeners map[netip.AddrPort]*listener
+	// Guarded by network.mu.
+	region     *Region
+	interfaces []*Interface
+	sockets    map[uint16]*socket
+	listeners  map[netip.AddrPort]*listener
+	ports      uint16 // TCP ports given out
+	processes  []*Process
+	off        bool
+	paused     bool
+	holding    bool
+	held       []*packet
+	firewall   firewall
 }
 
 var _ conn.Bind = (*Host)(nil)
 
-// socket is one open UDP port.
-type socket struct {
-	queue chan packet
-	done  chan struct{}
+// Interface is one connection of a host to a network.
+type Interface struct {
+	host *Host
+	// Guarded by network.mu.
+	number   int
+	realm    *realm
+	lan      *LAN // nil: the open internet
+	addrs    []netip.Addr
+	up, down *link // from and to the host; nil: perfect
+	unplug   bool
 }
 
-type packet struct {
-	from netip.AddrPort
-	to   netip.Addr
-	data []byte
+// Place is where a host can be plugged in: [Network], [LAN] and [NAT] are.
+type Place interface{ spot() (*realm, *LAN) }
+
+func (n *Network) spot() (*realm, *LAN) { return &n.outside, nil }
+func (l *LAN) spot() (*realm, *LAN)     { return l.realm, l }
+
+// Attach plugs the host in at one more place.
+func (h *Host) Attach(at Place, addrs ...netip.Addr) *Interface {
+	r, l := at.spot()
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	return h.attachLocked(r, l, addrs)
 }
 
-// Endpoint is where a packet goes to, or came from; Src is the local address.
-type Endpoint struct {
-	netip.AddrPort
-	Src netip.Addr
+func (h *Host) attachLocked(r *realm, l *LAN, addrs []netip.Addr) *Interface {
+	i := &Interface{host: h, number: len(h.interfaces) + 1}
+	h.interfaces = append(h.interfaces, i)
+	i.plugLocked(r, l, addrs)
+	return i
 }
 
-// ClearSrc forgets the local address.
-func (e *Endpoint) ClearSrc() { e.Src = netip.Addr{} }
+func (i *Interface) plugLocked(r *realm, l *LAN, addrs []netip.Addr) {
+	i.unplugLocked()
+	i.realm, i.lan, i.addrs, i.unplug = r, l, addrs, false
+	r.occupyLocked(i, addrs...)
+	if l != nil {
+		l.members = append(l.members, i)
+	}
+}
 
-// SrcToString returns the local address.
-func (e *Endpoint) SrcToString() string { return e.Src.String() }
+func (i *Interface) unplugLocked() {
+	if i.realm == nil || i.unplug {
+		return
+	}
+	i.realm.vacateLocked(i, i.addrs...)
+	if i.lan != nil {
+		i.lan.members = slices.DeleteFunc(i.lan.members, func(m *Interface) bool { return m == i })
+	}
+	i.unplug = true
+}
 
-// DstToString returns the remote address and port.
-func (e *Endpoint) DstToString() string { return e.String() }
+// Move plugs the interface in elsewhere, with other addresses.
+func (i *Interface) Move(at Place, addrs ...netip.Addr) {
+	r, l := at.spot()
+	i.host.network.mu.Lock()
+	defer i.host.network.mu.Unlock()
+	i.plugLocked(r, l, addrs)
+}
 
-// DstToBytes returns the remote address and port.
-func (e *Endpoint) DstToBytes() []byte { b, _ := e.MarshalBinary(); return b }
+// Unplug pulls the cable, until Plug: the host has the interface's addresses no more.
+func (i *Interface) Unplug() {
+	i.host.network.mu.Lock()
+	defer i.host.network.mu.Unlock()
+	i.unplugLocked()
+}
 
-// DstIP returns the remote address.
-func (e *Endpoint) DstIP() netip.Addr { return e.Addr() }
+// Plug puts it back in where it was.
+func (i *Interface) Plug() {
+	i.host.network.mu.Lock()
+	defer i.host.network.mu.Unlock()
+	i.plugLocked(i.realm, i.lan, i.addrs)
+}
 
-// SrcIP returns the local address.
-func (e *Endpoint) SrcIP() netip.Addr { return e.Src }
+// SetLink sets what happens to packets from the host, and to it.
+func (i *Interface) SetLink(up, down Link) {
+	n := i.host.network
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if i.up == nil {
+		name := fmt.Sprintf("host %d interface %d", i.host.number, i.number)
+		i.up, i.down = newLink(up, n.seed, name+" up"), newLink(down, n.seed, name+" down")
+		return
+	}
+	i.up.set(up)
+	i.down.set(down)
+}
+
+func (i *Interface) enterLocked(p *packet) *link {
+	p.dst, p.next = i, arriving
+	return i.down
+}
+
+func (i *Interface) placeLocked() (*Region, *LAN) { return i.host.region, i.lan }
+
+// Interfaces returns the host's interfaces in the order in which they were attached; one that was made with the host is the first.
+func (h *Host) Interfaces() []*Interface {
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	return slices.Clone(h.interfaces)
+}
+
+// SetLink sets the link of the host's first interface.
+func (h *Host) SetLink(up, down Link) { h.Interfaces()[0].SetLink(up, down) }
+
+// SetRegion says in which region the host is. One behind a NAT is where the NAT is.
+func (h *Host) SetRegion(r *Region) {
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	h.region = r
+}
 
 // Addresses returns the host's addresses; underlay takes them for the machine's.
 func (h *Host) Addresses() []netip.Addr {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return append([]netip.Addr(nil), h.addrs...)
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	var out []netip.Addr
+	for _, i := range h.interfaces {
+		if !i.unplug {
+			out = append(out, i.addrs...)
+		}
+	}
+	return out
 }
 
-// Move gives the host other addresses, as a laptop that changes networks.
+// Move gives the host's first interface other addresses where it is, as when a provider renumbers.
 func (h *Host) Move(addrs ...netip.Addr) {
 	h.network.mu.Lock()
 	defer h.network.mu.Unlock()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, a := range h.addrs {
-		delete(h.realm.stations, a)
-	}
-	h.addrs = addrs
-	h.realm.placeLocked(h, addrs...)
+	i := h.interfaces[0]
+	i.plugLocked(i.realm, i.lan, addrs)
 }
 
-// Open opens the host's bound socket; EADDRINUSE if it is open.
-func (h *Host) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.port != 0 {
-		return nil, 0, syscall.EADDRINUSE
+// MoveTo plugs the host's first interface in elsewhere, as a laptop that changes networks.
+func (h *Host) MoveTo(at Place, addrs ...netip.Addr) { h.Interfaces()[0].Move(at, addrs...) }
+
+// Crash cuts the power: all sockets of all processes are dead, nobody is told, and nothing is answered until [Host.Restart]. What dead
+// processes still do with their sockets fails with net.ErrClosed.
+func (h *Host) Crash() {
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	h.off = true
+	for _, p := range append([]*Process{h.main}, h.processes...) {
+		p.endLocked(false)
 	}
-	s, port, err := h.openLocked(port, queueSize)
-	if err != nil {
-		return nil, 0, err
-	}
-	h.port = port
-	return []conn.ReceiveFunc{s.receive}, port, nil
+	h.processes, h.held = nil, nil
+	h.firewall.sent = nil
 }
 
-func (h *Host) openLocked(port uint16, queue int) (*socket, uint16, error) {
-	if port == 0 {
-		for port = firstPort; h.sockets[port] != nil; port++ {
+// Restart switches the host on again, with the addresses that it had. Programs begin anew, each with a [Host.Process].
+func (h *Host) Restart() {
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	h.off, h.paused = false, false
+	h.main.dead = false
+}
+
+// Pause stops the host's traffic in both directions, as a machine that sleeps; with hold up to 4096 packets are kept for [Host.Resume], as for a
+// process that was stopped or a virtual machine that is being moved. Timers of what runs on it go on: it notices a network that is silent.
+func (h *Host) Pause(hold bool) {
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	h.paused, h.holding = true, hold
+}
+
+// Resume ends a pause. What was held goes on, in its order.
+func (h *Host) Resume() {
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	h.paused = false
+	held := h.held
+	h.held = nil
+	for _, p := range held {
+		h.network.carryLocked(p)
+	}
+}
+
+// Firewall is a packet filter on the host itself.
+type Firewall struct {
+	// DropUDP and DropTCP lose everything of that protocol, in both directions.
+	DropUDP, DropTCP bool
+	// Stateful lets in what answers: UDP from an address and port that was sent to in the last two minutes, and no TCP connections.
+	Stateful bool
+}
+
+type firewall struct {
+	Firewall
+	sent map[flow]time.Duration
+}
+
+// SetFirewall sets the host's packet filter.
+func (h *Host) SetFirewall(f Firewall) {
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	h.firewall = firewall{Firewall: f}
+}
+
+func (f *firewall) drops(p *packet) bool {
+	return f.DropUDP && p.segment == nil || f.DropTCP && p.segment != nil
+}
+
+func (f *firewall) passesOutLocked(p *packet, now time.Duration) bool {
+	if f.Stateful && p.segment == nil {
+		if f.sent == nil {
+			f.sent = map[flow]time.Duration{}
 		}
+		f.sent[flow{p.from, p.to}] = now
 	}
-	if h.sockets[port] != nil {
-		return nil, 0, syscall.EADDRINUSE
-	}
-	s := &socket{queue: make(chan packet, queue), done: make(chan struct{})}
-	h.sockets[port] = s
-	return s, port, nil
+	return !f.drops(p)
 }
 
-// receive is a conn.ReceiveFunc.
-func (s *socket) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-	var p packet
-	select {
-	case <-s.done:
-		return 0, net.ErrClosed
-	case p = <-s.queue:
+func (f *firewall) passesInLocked(p *packet, now time.Duration) bool {
+	switch {
+	case f.drops(p):
+		return false
+	case !f.Stateful:
+		return true
+	case p.segment != nil:
+		return p.segment.kind != synSegment
 	}
-	for n := 0; ; {
-		sizes[n] = copy(bufs[n], p.data)
-		eps[n] = &Endpoint{AddrPort: p.from, Src: p.to}
-		if n++; n == len(bufs) {
-			return n, nil
-		}
-		select {
-		case p = <-s.queue:
-		default:
-			return n, nil
-		}
-	}
+	at, ok := f.sent[flow{p.to, p.from}]
+	return ok && now-at <= firewallMemory
 }
 
-// Close closes the host's bound socket.
-func (h *Host) Close() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.closeLocked(h.port)
-	h.port = 0
-	return nil
-}
-
-func (h *Host) closeLocked(port uint16) {
-	if s := h.sockets[port]; s != nil {
-		close(s.done)
-		delete(h.sockets, port)
-	}
-}
-
-// Sockets returns how many UDP sockets are open.
-func (h *Host) Sockets() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.sockets)
-}
-
-// SetMark does nothing.
-func (h *Host) SetMark(uint32) error { return nil }
-
-// BatchSize is 8.
-func (h *Host) BatchSize() int { return batchSize }
-
-// ParseEndpoint parses an address and port.
-func (h *Host) ParseEndpoint(s string) (conn.Endpoint, error) {
-	a, err := netip.ParseAddrPort(s)
-	if err != nil {
-		return nil, err
-	}
-	return &Endpoint{AddrPort: a}, nil
-}
-
-// Send sends packets. A destination that does not exist swallows them, a family that the host has no address of is an error.
-func (h *Host) Send(bufs [][]byte, ep conn.Endpoint) error {
-	e, ok := ep.(*Endpoint)
-	if !ok {
-		return conn.ErrWrongEndpointType
-	}
-	h.mu.Lock()
-	port := h.port
-	h.mu.Unlock()
-	if port == 0 {
-		return net.ErrClosed
-	}
-	return h.send(bufs, port, e)
-}
-
-func (h *Host) send(bufs [][]byte, port uint16, e *Endpoint) error {
-	from, err := h.source(port, e)
-	if err != nil {
-		return err
-	}
-	for _, b := range bufs {
-		if e.Addr().IsLoopback() {
-			h.arrive(from, e.AddrPort, append([]byte(nil), b...))
+// sourceLocked is the interface and address that the host sends from: the one asked for; else of the network that the destination is in; else
+// the first of its family.
+func (h *Host) sourceLocked(to, src netip.Addr) (out *Interface, addr netip.Addr) {
+	for _, i := range h.interfaces {
+		if i.unplug {
 			continue
 		}
-		h.network.carry(h.realm, from, e.AddrPort, append([]byte(nil), b...))
-	}
-	return nil
-}
-
-// source is the address that the host sends from.
-func (h *Host) source(port uint16, e *Endpoint) (netip.AddrPort, error) {
-	if e.Addr().IsLoopback() {
-		return netip.AddrPortFrom(e.Addr(), port), nil
-	}
-	for _, a := range h.Addresses() {
-		if e.Src == a || !e.Src.IsValid() && a.Is4() == e.Addr().Is4() {
-			return netip.AddrPortFrom(a, port), nil
+		for _, a := range i.addrs {
+			if src.IsValid() && a == src {
+				return i, a
+			}
+			if src.IsValid() || a.Is4() != to.Is4() {
+				continue
+			}
+			if out == nil || i.lan != nil && i.realm.stations[to] != nil && out.realm != i.realm {
+				out, addr = i, a
+			}
 		}
 	}
-	if e.Src.IsValid() {
-		return netip.AddrPort{}, syscall.EINVAL // as Linux answers a PKTINFO with an address that is not there
-	}
-	return netip.AddrPort{}, errors.Join(errors.New("underlaytest: no address of that family"), syscall.ENETUNREACH)
+	return out, addr
 }
 
-// arrive queues a packet that has arrived. A full queue loses it.
-func (h *Host) arrive(from, to netip.AddrPort, b []byte) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := h.sockets[to.Port()]
+// takeLocked gives a packet to the process that has the port.
+func (h *Host) takeLocked(p *packet) Reason {
+	if p.segment != nil {
+		return h.network.segmentLocked(h, p)
+	}
+	s := h.sockets[p.to.Port()]
 	if s == nil {
-		return
+		return NoSocket
 	}
-	select {
-	case s.queue <- packet{from, to.Addr(), b}:
-	default:
+	if !s.put(datagram{p.from, p.to.Addr(), p.data}) {
+		return SocketFull
 	}
+	return ""
 }
-
-// OpenSpare opens another UDP socket on a port of its own; what underlay.Config.OpenSpare wants.
-func (h *Host) OpenSpare() (net.PacketConn, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s, port, err := h.openLocked(0, spareQueueSize)
-	if err != nil {
-		return nil, err
-	}
-	return &packetConn{host: h, socket: s, port: port}, nil
-}
-
-// packetConn is a spare socket as a net.PacketConn. It knows no deadlines.
-type packetConn struct {
-	host   *Host
-	socket *socket
-	port   uint16
-	once   sync.Once
-}
-
-func (c *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	select {
-	case <-c.socket.done:
-		return 0, nil, net.ErrClosed
-	case p := <-c.socket.queue:
-		return copy(b, p.data), net.UDPAddrFromAddrPort(p.from), nil
-	}
-}
-
-func (c *packetConn) WriteTo(b []byte, to net.Addr) (int, error) {
-	select {
-	case <-c.socket.done:
-		return 0, net.ErrClosed
-	default:
-	}
-	a, ok := to.(*net.UDPAddr)
-	if !ok {
-		return 0, conn.ErrWrongEndpointType
-	}
-	ap := a.AddrPort()
-	e := &Endpoint{AddrPort: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())}
-	if err := c.host.send([][]byte{b}, c.port, e); err != nil {
-		return 0, err
-	}
-	return len(b), nil
-}
-
-func (c *packetConn) Close() error {
-	c.once.Do(func() {
-		c.host.mu.Lock()
-		defer c.host.mu.Unlock()
-		c.host.closeLocked(c.port)
-	})
-	return nil
-}
-
-func (c *packetConn) LocalAddr() net.Addr              { return &net.UDPAddr{Port: int(c.port)} }
-func (c *packetConn) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
-func (c *packetConn) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
-func (c *packetConn) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }

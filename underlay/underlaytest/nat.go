@@ -21,158 +21,318 @@ const (
 type NATConfig struct {
 	// External is its address on the outer side.
 	External netip.Addr
+	// Pool are more of them. Each inner address gets one (paired), unless Arbitrary: then each mapping does (RFC 4787 §4.1).
+	Pool      []netip.Addr
+	Arbitrary bool
 	// Mapping says which packets of one inner address and port leave from one outer port; Filtering whom what arrives at that port
 	// must come from, among those that were sent to.
 	Mapping, Filtering Dependence
 	// Hairpin: packets from inside to an outer port come back in.
 	Hairpin bool
-	// Lifetime is how long a mapping lasts without a packet going out; 0: for ever.
-	Lifetime time.Duration
-	// DropUDP loses everything but TCP.
-	DropUDP bool
+	// Lifetime is how long a mapping lasts without a packet going out, with InboundRefresh or coming in; 0: for ever (RFC 4787 §4.3).
+	Lifetime       time.Duration
+	InboundRefresh bool
+	// DropUDP loses everything but TCP, DropTCP everything but UDP.
+	DropUDP, DropTCP bool
 	// Sequential takes outer ports in order, from 30000 on; otherwise the inner port is kept where it is free and mappings do not depend on
-	// the destination, and else a random one is drawn from Seed.
-	Sequential bool
-	Seed       uint64
+	// the destination, and else a random one is drawn from Seed. RandomPorts never keeps the inner port, Overload keeps it even if it is another
+	// host's too, Parity takes an even port for an even one and an odd for an odd (RFC 4787 §4.2).
+	Sequential, RandomPorts, Overload, Parity bool
+	Seed                                      uint64
+	// IPv6: global IPv6 addresses of the hosts behind it are routed, behind a firewall that lets in what answers, as Filtering and Lifetime say;
+	// IPv6Open: without one. Otherwise there is no IPv6 across it.
+	IPv6, IPv6Open bool
 }
 
-// NAT is a router that translates addresses. It has one outer address, and inner networks of its own: two NATs may have hosts of the
-// same address.
+// NAT is a router that translates addresses, with a stateful firewall for IPv6. It has inner networks of its own: two NATs may have
+// hosts of the same address.
 type NAT struct {
 	network *Network
 	outside *realm
 	inside  realm
+	number  int
 
 	// Guarded by network.mu.
-	cfg    NATConfig
-	rand   *rand.Rand
-	next   uint16
-	byFlow map[flow]*mapping
-	byPort map[uint16]*mapping
+	region   *Region
+	up, down *link // of its outer side
+	cfg      NATConfig
+	rand     *rand.Rand
+	next     uint16
+	byFlow   map[natFlow]*mapping
+	byOuter  map[outerPort][]*mapping // more than one only with Overload
+	static   map[natFlow]*mapping     // ports that were asked for, by inner address and port
+	pairs    map[netip.Addr]netip.Addr
 }
 
-// flow is what has one outer port: an inner address and port, and as much of the destination as the mapping depends on.
-type flow struct{ inner, to netip.AddrPort }
+type flow struct{ from, to netip.AddrPort }
+
+// natFlow is what has one outer port: an inner address and port, and as much of the destination as the mapping depends on.
+type natFlow struct {
+	protocol Protocol
+	flow
+}
+
+// outerPort is an address and port on the outer side.
+type outerPort struct {
+	protocol Protocol
+	addr     netip.AddrPort
+}
 
 type mapping struct {
-	flow flow
-	port uint16
-	sent map[netip.AddrPort]time.Time // where to, when last
-	last time.Time
+	flow    natFlow
+	outer   netip.AddrPort
+	sent    map[netip.AddrPort]time.Duration // where to, when last
+	last    time.Duration
+	static  bool
+	expires time.Duration // of a static one; 0: never
 }
 
 // NAT adds a NAT to the internet.
-func (n *Network) NAT(cfg NATConfig) *NAT { return n.nat(&n.outside, cfg) }
+func (n *Network) NAT(cfg NATConfig) *NAT { return n.nat(&n.outside, nil, cfg) }
+
+// NAT adds a NAT to the LAN.
+func (l *LAN) NAT(cfg NATConfig) *NAT { return l.network.nat(l.realm, nil, cfg) }
 
 // NAT adds a NAT behind this one (carrier-grade NAT); cfg.External is an address in its inner network.
-func (t *NAT) NAT(cfg NATConfig) *NAT { return t.network.nat(&t.inside, cfg) }
+func (t *NAT) NAT(cfg NATConfig) *NAT { return t.network.nat(&t.inside, t, cfg) }
 
-// Host adds a machine behind the NAT.
-func (t *NAT) Host(addrs ...netip.Addr) *Host { return t.network.host(&t.inside, addrs) }
+// Host adds a machine behind the NAT. All of them are in one LAN.
+func (t *NAT) Host(addrs ...netip.Addr) *Host { return t.network.host(&t.inside, t.inside.lan, addrs) }
 
-func (n *Network) nat(outside *realm, cfg NATConfig) *NAT {
-	t := &NAT{network: n, outside: outside, cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 0)), next: 30000}
-	t.inside.router = t
-	t.clear()
+func (t *NAT) spot() (*realm, *LAN) { return &t.inside, t.inside.lan }
+
+func (n *Network) nat(outside *realm, behind *NAT, cfg NATConfig) *NAT {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	outside.placeLocked(t, cfg.External)
+	n.hosts++
+	t := &NAT{network: n, outside: outside, number: n.hosts, cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 0)), next: 30000}
+	if behind != nil {
+		t.region = behind.region
+	}
+	t.inside.router = t
+	t.inside.lan = &LAN{network: n, realm: &t.inside}
+	t.clearLocked()
+	outside.occupyLocked(t, append([]netip.Addr{cfg.External}, cfg.Pool...)...)
 	return t
 }
 
-func (t *NAT) clear() { t.byFlow, t.byPort = map[flow]*mapping{}, map[uint16]*mapping{} }
+func (t *NAT) clearLocked() {
+	t.byFlow, t.byOuter, t.static = map[natFlow]*mapping{}, map[outerPort][]*mapping{}, map[natFlow]*mapping{}
+	t.pairs = map[netip.Addr]netip.Addr{}
+}
 
-// Reboot forgets all mappings; the next packets get others.
+// LAN is the network behind the NAT.
+func (t *NAT) LAN() *LAN { return t.inside.lan }
+
+// SetRegion says in which region the NAT is.
+func (t *NAT) SetRegion(r *Region) {
+	t.network.mu.Lock()
+	defer t.network.mu.Unlock()
+	t.region = r
+}
+
+// SetLink sets what happens to packets on the NAT's outer side, on their way out and in.
+func (t *NAT) SetLink(up, down Link) {
+	n := t.network
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if t.up == nil {
+		t.up, t.down = newLink(up, n.seed, natName(t.number)+" up"), newLink(down, n.seed, natName(t.number)+" down")
+		return
+	}
+	t.up.set(up)
+	t.down.set(down)
+}
+
+// Reboot forgets all mappings, those that were asked for too; the next packets get others.
 func (t *NAT) Reboot() {
 	t.network.mu.Lock()
 	defer t.network.mu.Unlock()
-	t.clear()
+	t.clearLocked()
 }
 
-// Set changes how the NAT behaves from now on; its address stays.
+// Renumber gives the NAT another outer address, as providers do at night; its mappings are lost.
+func (t *NAT) Renumber(external netip.Addr) {
+	t.network.mu.Lock()
+	defer t.network.mu.Unlock()
+	t.outside.vacateLocked(t, t.cfg.External)
+	t.cfg.External = external
+	t.outside.occupyLocked(t, external)
+	t.clearLocked()
+}
+
+// Set changes how the NAT behaves from now on; its addresses stay.
 func (t *NAT) Set(cfg NATConfig) {
 	t.network.mu.Lock()
 	defer t.network.mu.Unlock()
-	cfg.External = t.cfg.External
+	cfg.External, cfg.Pool = t.cfg.External, t.cfg.Pool
 	t.cfg = cfg
 }
 
-// Mappings returns how many outer ports are in use.
-func (t *NAT) Mappings() int {
+// Mappings returns how many outer ports of UDP are in use.
+func (t *NAT) Mappings() (k int) {
 	t.network.mu.Lock()
 	defer t.network.mu.Unlock()
-	return len(t.byPort)
-}
-
-// outLocked translates the source of a packet on its way out.
-func (t *NAT) outLocked(from, to netip.AddrPort, tcp bool) (netip.AddrPort, bool) {
-	if tcp { // streams keep their state themselves, so any port will do
-		return netip.AddrPortFrom(t.cfg.External, from.Port()), to.Addr() != t.cfg.External
-	}
-	if t.cfg.DropUDP || to.Addr() == t.cfg.External && !t.cfg.Hairpin {
-		return netip.AddrPort{}, false
-	}
-	now := time.Now()
-	f := flow{inner: from}
-	switch t.cfg.Mapping {
-	case AddressDependent:
-		f.to = netip.AddrPortFrom(to.Addr(), 0)
-	case AddressAndPortDependent:
-		f.to = to
-	}
-	m := t.byFlow[f]
-	if m == nil || t.expired(m.last, now) {
-		if m != nil {
-			delete(t.byPort, m.port)
-		}
-		m = &mapping{flow: f, port: t.portLocked(f), sent: map[netip.AddrPort]time.Time{}}
-		t.byFlow[f], t.byPort[m.port] = m, m
-	}
-	m.last, m.sent[to] = now, now
-	return netip.AddrPortFrom(t.cfg.External, m.port), true
-}
-
-func (t *NAT) expired(at, now time.Time) bool {
-	return t.cfg.Lifetime > 0 && now.Sub(at) > t.cfg.Lifetime
-}
-
-// portLocked picks the outer port of a new mapping.
-func (t *NAT) portLocked(f flow) uint16 {
-	port := f.inner.Port()
-	if t.cfg.Sequential || t.cfg.Mapping != EndpointIndependent {
-		port = 0
-	}
-	for port < 1024 || t.byPort[port] != nil {
-		if port = uint16(1024 + t.rand.IntN(1<<16-1024)); t.cfg.Sequential {
-			port = t.next
-			t.next++
+	for o, all := range t.byOuter {
+		if o.protocol == UDP {
+			k += len(all)
 		}
 	}
-	return port
+	return k
 }
 
-// arrive takes a packet that came to the outer address, and passes it on if it may.
-func (t *NAT) arrive(from, to netip.AddrPort, b []byte) {
+// External returns the outer address.
+func (t *NAT) External() netip.Addr {
 	t.network.mu.Lock()
-	m := t.byPort[to.Port()]
-	now := time.Now()
-	ok := m != nil && !t.cfg.DropUDP && !t.expired(m.last, now) && t.passesLocked(m, from, now)
-	t.network.mu.Unlock()
-	if ok {
-		t.network.deliver(&t.inside, from, m.flow.inner, b)
-	}
+	defer t.network.mu.Unlock()
+	return t.cfg.External
 }
 
-// passesLocked is the filter.
-func (t *NAT) passesLocked(m *mapping, from netip.AddrPort, now time.Time) bool {
-	if t.cfg.Filtering == EndpointIndependent {
+func (t *NAT) placeLocked() (*Region, *LAN) { return t.region, nil }
+
+func (t *NAT) enterLocked(p *packet) *link {
+	p.box, p.next = t, filtering
+	return t.down
+}
+
+func (t *NAT) dropsLocked(p *packet) bool {
+	return t.cfg.DropUDP && p.segment == nil || t.cfg.DropTCP && p.segment != nil
+}
+
+// ownsLocked reports whether an address is the NAT's outer side.
+func (t *NAT) ownsLocked(a netip.Addr) bool {
+	if a == t.cfg.External {
 		return true
 	}
+	for _, b := range t.cfg.Pool {
+		if a == b {
+			return true
+		}
+	}
+	return false
+}
+
+// outLocked translates the source of a packet on its way out. It returns why the packet is lost.
+func (t *NAT) outLocked(p *packet) Reason {
+	switch {
+	case t.dropsLocked(p):
+		return Firewalled
+	case t.ownsLocked(p.to.Addr()) && !t.cfg.Hairpin:
+		return Translation
+	case p.from.Addr().Is6() && !t.cfg.IPv6 && !t.cfg.IPv6Open:
+		return NoRoute
+	}
+	now := t.network.nowLocked()
+	m := t.mappingLocked(p, now)
+	if m == nil {
+		return Translation
+	}
+	m.last, m.sent[p.to] = now, now
+	if p.from.Addr().Is4() {
+		p.from = m.outer
+	}
+	return ""
+}
+
+// mappingLocked finds or makes the mapping of a packet on its way out. For IPv6, which is not translated, it is the firewall's memory.
+func (t *NAT) mappingLocked(p *packet, now time.Duration) *mapping {
+	f := natFlow{p.protocol(), flow{from: p.from}}
+	if m := t.static[f]; m != nil && !t.expired(m, m.last, now) {
+		return m
+	}
+	six := p.from.Addr().Is6()
+	switch {
+	case six || p.segment != nil || t.cfg.Mapping == AddressAndPortDependent:
+		f.to = p.to
+	case t.cfg.Mapping == AddressDependent:
+		f.to = netip.AddrPortFrom(p.to.Addr(), 0)
+	}
+	m := t.byFlow[f]
+	if m != nil && !t.expired(m, m.last, now) {
+		return m
+	}
+	if m != nil {
+		t.removeLocked(m)
+	}
+	if p.segment != nil && p.segment.kind != synSegment && !six {
+		return nil // what it was is forgotten
+	}
+	m = &mapping{flow: f, outer: p.from, sent: map[netip.AddrPort]time.Duration{}}
+	if !six {
+		m.outer = t.outerLocked(f)
+	}
+	o := outerPort{f.protocol, m.outer}
+	t.byFlow[f], t.byOuter[o] = m, append(t.byOuter[o], m)
+	return m
+}
+
+func (t *NAT) removeLocked(m *mapping) {
+	o := outerPort{m.flow.protocol, m.outer}
+	if m.static {
+		delete(t.static, m.flow)
+	} else {
+		delete(t.byFlow, m.flow)
+	}
+	var rest []*mapping
+	for _, x := range t.byOuter[o] {
+		if x != m {
+			rest = append(rest, x)
+		}
+	}
+	if t.byOuter[o] = rest; rest == nil {
+		delete(t.byOuter, o)
+	}
+}
+
+// expired reports whether a mapping, or its permission for one destination, that was last used at a time is over.
+func (t *NAT) expired(m *mapping, at, now time.Duration) bool {
+	if m.static {
+		return m.expires > 0 && now > m.expires
+	}
+	return t.cfg.Lifetime > 0 && m.flow.protocol == UDP && now-at > t.cfg.Lifetime
+}
+
+// inLocked translates the destination of a packet on its way in, if it may pass. It returns why the packet is lost.
+func (t *NAT) inLocked(p *packet) Reason {
+	if t.dropsLocked(p) {
+		return Firewalled
+	}
+	if t.cfg.IPv6Open && !t.ownsLocked(p.to.Addr()) {
+		return ""
+	}
+	now := t.network.nowLocked()
+	all := t.byOuter[outerPort{p.protocol(), p.to}]
+	for i := len(all) - 1; i >= 0; i-- {
+		m := all[i]
+		if t.expired(m, m.last, now) || !t.passes(m, p, now) {
+			continue
+		}
+		if t.cfg.InboundRefresh {
+			m.last = now
+		}
+		p.to = m.flow.from
+		return ""
+	}
+	return Translation
+}
+
+// passes is the filter.
+func (t *NAT) passes(m *mapping, p *packet, now time.Duration) bool {
+	switch {
+	case m.static:
+		return true
+	case p.segment != nil: // nobody opens a connection inward; and a mapping is for one destination
+		_, ok := m.sent[p.from]
+		return ok && p.segment.kind != synSegment
+	case t.cfg.Filtering == EndpointIndependent:
+		return true
+	case t.cfg.Filtering == AddressAndPortDependent:
+		at, ok := m.sent[p.from]
+		return ok && (!t.expired(m, at, now) || t.cfg.InboundRefresh)
+	}
 	for to, at := range m.sent {
-		if to == from || t.cfg.Filtering == AddressDependent && to.Addr() == from.Addr() {
-			if !t.expired(at, now) {
-				return true
-			}
+		if to.Addr() == p.from.Addr() && (!t.expired(m, at, now) || t.cfg.InboundRefresh) {
+			return true
 		}
 	}
 	return false

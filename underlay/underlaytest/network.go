@@ -2,49 +2,60 @@ package underlaytest
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 )
 
 // Network connects hosts. The zero value is ready. Its hooks may be changed at any time with Set.
 type Network struct {
-	mu      sync.Mutex // guards what follows and all realms
-	hooks   Hooks
-	outside realm     // the internet
-	transit []transit // in the order of arrival; of the same instant, in the order of sending
+	mu       sync.Mutex // guards what follows, all realms, links, NATs, and hosts but for their queues
+	hooks    Hooks
+	seed     uint64
+	start    time.Time // zero until the first packet
+	outside  realm     // the internet
+	regions  map[string]*Region
+	ways     map[[2]*Region]*link
+	between  Link // of regions of which nothing else was said
+	hosts    int  // made so far
+	cuts     []*Cut
+	taps     []*Tap
+	events   events
+	sequence uint64
+	timer    *time.Timer
+	stats    Stats
 
-	arriving sync.Mutex // held while packets are delivered; taken before mu
+	happening sync.Mutex // held while packets are carried on by the timer; taken before mu
+}
+
+// Stats are counts of packets. A packet that was duplicated counts once as sent and twice as delivered.
+type Stats struct {
+	Sent, Delivered uint64
+	Lost            map[Reason]uint64
 }
 
 // realm is one space of addresses: the internet, or what lies behind a NAT.
 type realm struct {
 	stations map[netip.Addr]station
 	router   *NAT // the way out; nil: this is the internet
+	lan      *LAN // what all of it is; nil: the internet is no LAN
 }
 
-// station is what has an address: a host, or the outer side of a NAT.
+// station is what has an address: an interface of a host, or a NAT.
 type station interface {
-	// arrive takes a packet that was sent to one of its addresses. It is called without locks.
-	arrive(from, to netip.AddrPort, b []byte)
-}
-
-// transit is a packet on its way.
-type transit struct {
-	at       time.Time
-	realm    *realm
-	from, to netip.AddrPort
-	data     []byte
+	// enterLocked takes a packet that has come to the station's network, sets what is next, and returns the link to it.
+	enterLocked(p *packet) *link
+	// placeLocked is where the station is.
+	placeLocked() (*Region, *LAN)
 }
 
 // Hooks change what happens to packets. Any may be nil. They are called without locks, from any goroutine, once for each packet, in
 // the network where its destination is: of a packet that has passed NATs they see the address it has there.
 type Hooks struct {
-	// Drop decides whether a packet is lost.
+	// Drop decides whether a packet of UDP is lost.
 	Drop func(from, to netip.AddrPort, b []byte) bool
-	// Latency is how long a packet takes; with 0 it is there at once. What is written to a stream takes as long.
+	// Latency is how long a packet takes, beside what links say; with 0 it is there at once. What is written to a stream takes as long.
 	Latency func(from, to netip.AddrPort) time.Duration
-	// See is shown every packet that is sent, lost ones too. It must not change or keep b.
+	// See is shown every packet of UDP that is sent, lost ones too. It must not change or keep b.
 	See func(from, to netip.AddrPort, b []byte)
 	// Refuse decides whether the attempt to open a TCP connection goes unanswered.
 	Refuse func(from, to netip.AddrPort) bool
@@ -57,108 +68,70 @@ func (n *Network) Set(h Hooks) {
 	n.hooks = h
 }
 
-// Host adds a machine with the addresses. It sends from the first of the destination's family.
-func (n *Network) Host(addrs ...netip.Addr) *Host { return n.host(&n.outside, addrs) }
-
-func (n *Network) host(r *realm, addrs []netip.Addr) *Host {
-	h := &Host{network: n, realm: r, addrs: addrs, sockets: map[uint16]*socket{}, listeners: map[netip.AddrPort]*listener{}}
+// SetSeed sets what all decisions of links are drawn from; before the first host and link are made. Each link has a stream of its own.
+func (n *Network) SetSeed(seed uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	r.placeLocked(h, addrs...)
+	n.seed = seed
+}
+
+// Stats returns what was counted so far.
+func (n *Network) Stats() Stats {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.stats
+	s.Lost = make(map[Reason]uint64, len(n.stats.Lost))
+	for r, k := range n.stats.Lost {
+		s.Lost[r] = k
+	}
+	return s
+}
+
+// Host adds a machine with the addresses, right on the internet. It sends from the first of the destination's family.
+func (n *Network) Host(addrs ...netip.Addr) *Host { return n.host(&n.outside, nil, addrs) }
+
+func (n *Network) host(r *realm, l *LAN, addrs []netip.Addr) *Host {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hosts++
+	h := &Host{network: n, number: n.hosts, sockets: map[uint16]*socket{}, listeners: map[netip.AddrPort]*listener{}}
+	h.main = &Process{host: h}
+	h.attachLocked(r, l, addrs)
 	return h
 }
 
-func (r *realm) placeLocked(s station, addrs ...netip.Addr) {
+// occupyLocked gives a station addresses in the realm. Global IPv6 addresses behind NATs are known outside too: they are routed.
+func (r *realm) occupyLocked(s station, addrs ...netip.Addr) {
 	if r.stations == nil {
 		r.stations = map[netip.Addr]station{}
 	}
 	for _, a := range addrs {
 		r.stations[a] = s
-	}
-}
-
-// route follows a packet out of NATs until it is where its destination is. false: a NAT lost it.
-func (n *Network) route(r *realm, from, to netip.AddrPort, tcp bool) (*realm, netip.AddrPort, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for r.router != nil && r.stations[to.Addr()] == nil {
-		out, ok := r.router.outLocked(from, to, tcp)
-		if !ok {
-			return nil, from, false
-		}
-		r, from = r.router.outside, out
-	}
-	return r, from, true
-}
-
-// carry takes a packet from a realm over the network.
-func (n *Network) carry(r *realm, from, to netip.AddrPort, b []byte) {
-	r, from, ok := n.route(r, from, to, false)
-	if !ok {
-		return
-	}
-	n.mu.Lock()
-	hooks := n.hooks
-	n.mu.Unlock()
-	if hooks.See != nil {
-		hooks.See(from, to, b)
-	}
-	if hooks.Drop != nil && hooks.Drop(from, to, b) {
-		return
-	}
-	if hooks.Latency != nil {
-		if d := hooks.Latency(from, to); d > 0 {
-			n.later(d, transit{realm: r, from: from, to: to, data: b})
-			return
+		if r.router != nil && routed(a) {
+			r.router.outside.occupyLocked(r.router, a)
 		}
 	}
-	n.deliver(r, from, to, b)
 }
 
-// later delivers a packet after d. Packets that arrive at the same instant do so in the order in which they were sent.
-func (n *Network) later(d time.Duration, p transit) {
-	p.at = time.Now().Add(d)
-	n.mu.Lock()
-	i, _ := slices.BinarySearchFunc(n.transit, p.at, func(q transit, at time.Time) int {
-		if q.at.After(at) {
-			return 1
+// vacateLocked takes addresses back, if they are still the station's.
+func (r *realm) vacateLocked(s station, addrs ...netip.Addr) {
+	for _, a := range addrs {
+		if r.stations[a] != s {
+			continue
 		}
-		return -1
-	})
-	n.transit = slices.Insert(n.transit, i, p)
-	n.mu.Unlock()
-	time.AfterFunc(d, n.arrive)
-}
-
-// arrive delivers what is due.
-func (n *Network) arrive() {
-	n.arriving.Lock()
-	defer n.arriving.Unlock()
-	now := time.Now()
-	n.mu.Lock()
-	k := 0
-	for k < len(n.transit) && !n.transit[k].at.After(now) {
-		k++
-	}
-	due := slices.Clone(n.transit[:k])
-	n.transit = slices.Delete(n.transit, 0, k)
-	n.mu.Unlock()
-	for _, p := range due {
-		n.deliver(p.realm, p.from, p.to, p.data)
+		delete(r.stations, a)
+		if r.router != nil && routed(a) {
+			r.router.outside.vacateLocked(r.router, a)
+		}
 	}
 }
 
-// Deliver puts a packet into the queue of whoever has the address, with any source: what an attacker can do. The network keeps b.
-func (n *Network) Deliver(from, to netip.AddrPort, b []byte) { n.deliver(&n.outside, from, to, b) }
+func routed(a netip.Addr) bool { return a.Is6() && a.IsGlobalUnicast() && !a.IsPrivate() }
 
-func (n *Network) deliver(r *realm, from, to netip.AddrPort, b []byte) {
-	if s := n.station(r, to.Addr()); s != nil {
-		s.arrive(from, to, b)
+// nowLocked is the network's clock.
+func (n *Network) nowLocked() time.Duration {
+	if n.start.IsZero() {
+		n.start = time.Now()
 	}
-}
-
-func (n *Network) station(r *realm, addr netip.Addr) station {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return r.stations[addr]
+	return time.Since(n.start)
 }
