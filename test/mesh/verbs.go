@@ -24,6 +24,11 @@ type Status struct {
 		Leader string
 		Term   uint64
 		Voters []string
+
+		Regions []struct {
+			Region, Coordinator string
+			Term                uint64
+		}
 	}
 	Peers []Peer
 }
