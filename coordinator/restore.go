@@ -21,8 +21,9 @@ import (
 //   - As a member: the state alone, marked as of one that has forgotten what it promised (hasForgotten). The node gets no vote until the
 //     group's leader has confirmed that it has none; what was decided since it pulls from the others.
 //   - As the only coordinator, after all others are lost for good: the ledger becomes the snapshot of a new log, at an index and in a term
-//     beyond whatever the lost group can have reached, with this node as the only voter. Members take its state because its version is higher
-//     than theirs; a voter of the old group that turns up after all has the lower term, and gives its replica up (confirmRemoval).
+//     beyond whatever the lost group can have reached, with this node as the only voter, and a new lineage begins (recovery.go). Members take
+//     its state because a newer lineage holds; a voter of the old group that turns up after all throws its log away. Whoever knows of a revocation
+//     that is newer than the backup asks for it again.
 
 // Restoring is what to restore, and where.
 type Restoring struct {
@@ -161,13 +162,49 @@ func refound(s Snapshot, key *identity.Key, root *identity.RootKey, now time.Tim
 	if !ok || m.Status != Active {
 		return nil, errOtherNode
 	}
+	certified, raw, err := signedAnew(key, m.Certificate, now)
+	if err != nil {
+		return nil, err
+	}
 	next := *m
-	next.Version = l.state.Lineage().version(index) // the state's version is that of its newest entry
+	next.Certificate, next.Raw, next.Version = certified, raw, l.state.Lineage().version(index)
 	l.put(&next)
 	l.applied = index
 	l.audit.append(AuditEntry{Index: index, Time: now, Asker: self, Action: "restore", Outcome: "done",
 		Subject: fmt.Sprintf("group founded anew on %s from version %d", self.Short(), before)})
-	return l, nil
+	return l, l.begin(key, s.State.Coordinators.Voters, now)
+}
+
+// begin begins a new lineage of the ledger, as a recovery does (recover.go): so that no voter of the lost group can ever decide beside this one,
+// and that who knows of a revocation that is not in the backup asks for it again instead of refusing the mesh that has forgotten it.
+func (l *Ledger) begin(key *identity.Key, voters []identity.NodeID, now time.Time) error {
+	self, generation := key.ID(), l.state.Lineage().Generation
+	if generation == generationMax {
+		return refuse(RefusedFull, "the mesh was recovered %d times, which is all there can be", generationMax)
+	}
+	lost := without(voters, self)
+	raw, err := signRecovery(key, l.state.Mesh.ID, Recovery{Lineage: Lineage{Generation: generation + 1, By: self}, At: now,
+		Lost: lost[:min(len(lost), maxServers)], AuditCount: l.audit.count, AuditHead: l.audit.head()})
+	if err != nil {
+		return err
+	}
+	command, err := newCommand(KindRecover, now, self, recoverBody{Raw: raw})
+	if err != nil {
+		return err
+	}
+	return l.Apply(command, l.applied+1).Err()
+}
+
+// signedAnew is a coordinator's own certificate with a new life: the backup's may have ended.
+func signedAnew(key *identity.Key, m *certificate.Member, now time.Time) (*certificate.Member, []byte, error) {
+	next := *m
+	next.NotBefore, next.NotAfter, next.Serial = now, now.Add(certificate.MemberLife), serial(now, m.Serial)
+	raw, err := certificate.SignMember(key, next)
+	if err != nil {
+		return nil, nil, err
+	}
+	parsed, _, err := certificate.ParseMember(raw)
+	return parsed, raw, err
 }
 
 // ledgerOf makes a ledger of a state.

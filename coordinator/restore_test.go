@@ -256,3 +256,63 @@ func FuzzReadSnapshot(f *testing.F) {
 		}
 	})
 }
+
+// A backup is older than a revocation that a surviving member knows: who was revoked does not stay in, and members do not refuse the mesh that has
+// forgotten it.
+func TestARevocationNewerThanTheBackupIsNotLost(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		first := l.mesh(1)[0]
+		thief := guest(l, 1, first)
+		witness := l.node(2)
+		witness.join(first, first.invite(InviteSpec{}))
+		old, root := first.backup(), first.rootKey()
+		if err := first.group.Revoke(t.Context(), thief.id(), "stolen"); err != nil {
+			t.Fatal(err)
+		}
+		if err := witness.group.Pull(t.Context(), first.id()); err != nil || witness.group.State().Active(thief.id()) {
+			t.Fatal("the witness does not know", err)
+		}
+		first.kill()
+		witness.close()
+		first.mustRestore(old, root, true)
+		first.open()
+		l.eventually(10*time.Second, "the founder decides alone", func() bool { return l.leader() == first })
+		if !first.group.State().Active(thief.id()) {
+			t.Fatal("the backup is too new for this test")
+		}
+		witness.open()
+		l.eventually(30*time.Second, "the revocation is back", func() bool { return !first.group.State().Active(thief.id()) })
+		l.sameState(20*time.Second, first, witness)
+		if first.group.State().Lineage().Generation != 1 {
+			t.Error("no new lineage")
+		}
+	})
+}
+
+// A coordinator of the lost group that turns up after all, with a log of its own, does not decide beside the one that was restored.
+func TestALostCoordinatorThatTurnsUpIsOverruledByTheRestoredOne(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(3)
+		settle(l, 3)
+		founder := nodes[0]
+		old, root := founder.backup(), founder.rootKey()
+		for _, m := range nodes {
+			m.kill()
+		}
+		founder.mustRestore(old, root, true)
+		founder.open()
+		l.eventually(10*time.Second, "it decides", func() bool { return l.leader() == founder })
+		nodes[1].open() // two of the three old voters: a majority of the old group
+		nodes[2].open()
+		l.eventually(60*time.Second, "all are of the new lineage", func() bool {
+			for _, m := range nodes {
+				if m.group.State().Lineage() != founder.group.State().Lineage() {
+					return false
+				}
+			}
+			return true
+		})
+		settle(l, 3)
+		l.sameState(20*time.Second, nodes...)
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/phantommesh/phantommesh/coordinator"
 	"github.com/phantommesh/phantommesh/internal/localapi"
@@ -22,7 +23,7 @@ func (n *Node) Doctor(context.Context) (*localapi.Doctor, error) {
 	state := m.group.State()
 	for _, f := range []localapi.Finding{
 		m.checkQuorum(state), m.checkPeers(), m.checkCertificate(state), m.checkReplica(), m.checkInterface(), m.checkEndpoints(),
-		m.checkPolicy(state), m.checkLAN(state),
+		m.checkPolicy(state), m.checkLAN(state), m.checkRelays(),
 	} {
 		d.add(f)
 	}
@@ -66,10 +67,56 @@ func (m *membership) checkQuorum(state *coordinator.State) localapi.Finding {
 	next := "wait some seconds: an election may be running"
 	if len(missing) > 0 {
 		why = "these coordinators cannot be reached: " + strings.Join(missing, ", ")
-		next = "start phantom on them, or reconnect them. Traffic between members goes on meanwhile"
+		next = "start phantom on them, or reconnect them; traffic between members goes on meanwhile. If most coordinators are lost for good: " +
+			m.recoverHint(state)
 	}
 	return localapi.Finding{Check: "quorum", Severity: localapi.SeverityError, What: "no quorum: nothing can be decided (invite, join, revoke)",
 		Why: why, Next: next}
+}
+
+// recoverHint says what to type when the quorum is lost for good, and where.
+func (m *membership) recoverHint(state *coordinator.State) string {
+	if state.MaySpeakRaft(m.node.ID(), time.Now()) {
+		return "phantom coordinators recover on this machine"
+	}
+	for _, i := range state.Issuers {
+		if m.alive(i.ID) && state.MaySpeakRaft(i.ID, time.Now()) {
+			return "phantom coordinators recover on " + m.nameOf(state, i.ID.String())
+		}
+	}
+	return "phantom restore FILE --as-only-coordinator with a coordinator's backup"
+}
+
+// checkRelays tells whether members that cannot be reached directly have somebody to relay for them.
+func (m *membership) checkRelays() localapi.Finding {
+	var hard, relays []string
+	others := 0
+	for _, e := range m.node.peers.All() {
+		if e.Revoked || !e.HasRecord || e.Member == nil || e.State != peer.Alive || e.ID == m.node.ID() {
+			continue
+		}
+		others++
+		if e.Record.Relay {
+			relays = append(relays, e.Member.Name)
+		}
+		if e.Record.NAT == peer.NATHard || e.Record.NAT == peer.NATBlocked {
+			hard = append(hard, e.Member.Name)
+		}
+	}
+	own := m.reach.NAT()
+	if own == peer.NATHard || own == peer.NATBlocked {
+		hard = append(hard, "this node")
+	}
+	if m.reach.OffersRelay() {
+		relays = append(relays, "this node")
+	}
+	if others == 0 || len(hard) == 0 || len(relays) > 0 {
+		return localapi.Finding{Check: "relays", OK: true, Severity: localapi.SeverityInfo,
+			What: fmt.Sprintf("%s can relay, %s behind a hard NAT or without UDP", count(len(relays), "member"), count(len(hard), "member"))}
+	}
+	return localapi.Finding{Check: "relays", Severity: localapi.SeverityWarning, What: "no member can relay for others",
+		Why:  "these are behind a hard NAT or their UDP is blocked, and may not reach each other directly: " + strings.Join(hard, ", "),
+		Next: "forward the UDP port of one machine in its router, or add a machine that others reach (any small server); see phantom netcheck"}
 }
 
 func (m *membership) nameOf(state *coordinator.State, id string) string {

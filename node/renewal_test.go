@@ -72,6 +72,15 @@ func TestMachinesThatWereOffForMonthsReturn(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+		report, err := second.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range report.Findings {
+			if (f.Check == "certificate" || f.Check == "relays" || f.Check == "quorum") && !f.OK {
+				t.Errorf("doctor finds %+v", f)
+			}
+		}
 		if _, err := first.Revoke(t.Context(), localapi.RevokeRequest{Node: "n2", Reason: "sold"}); err != nil {
 			t.Fatal(err)
 		}
