@@ -36,6 +36,7 @@ var measurements = []measurement{
 	{"member", []string{lab.TUN}, member},
 	{"exchange", []string{"ping", lab.TUN}, exchangeCost},
 	{"failover", []string{lab.TUN}, failover},
+	{"succession", []string{lab.TUN}, succession},
 }
 
 func main() {
@@ -44,7 +45,7 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 5, "alternating pairs of throughput runs")
 	flag.IntVar(&o.seconds, "seconds", 5, "seconds of one throughput run")
 	flag.IntVar(&o.joins, "joins", 11, "fresh nodes that join")
-	flag.IntVar(&o.kills, "kills", 5, "leaders killed")
+	flag.IntVar(&o.kills, "kills", 5, "leaders, and coordinators of regions, killed")
 	flag.Parse()
 	fmt.Printf("%s/%s, %d CPUs, %s\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
 	failed := false

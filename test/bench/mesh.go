@@ -71,3 +71,49 @@ func failover(t *session, o options) {
 		{"to the next decision (an invitation) taken", spread(decided, "%.0f")},
 	})
 }
+
+// succession kills the coordinator of a region, again and again; when it leads as well, both must be replaced.
+func succession(t *session, o options) {
+	_, nodes := mesh.Grow(t, meshSize)
+	mesh.Everybody(t, settled, nodes...)
+	var alone, leading []float64
+	for range o.kills {
+		mesh.Voters(t, nodes[0], meshSize, settled)
+		leader := mesh.Leader(t, nodes[0], nodes)
+		i := slices.IndexFunc(nodes, func(n *mesh.Node) bool { return n.Status().Self.ID == coordinatorOf(nodes[0]) })
+		dead, other := nodes[i], nodes[(i+1)%len(nodes)]
+		old := dead.Status().Self.ID
+		begin := time.Now()
+		dead.Kill()
+		t.must(lab.Eventually(settled, func() error {
+			if id := coordinatorOf(other); id == "" || id == old {
+				return fmt.Errorf("no new coordinator: %+v", other.Status().Coordinators)
+			}
+			return nil
+		}))
+		took := millis(time.Since(begin))
+		if dead == leader {
+			leading = append(leading, took)
+		} else {
+			alone = append(alone, took)
+		}
+		dead.Start()
+		mesh.Everybody(t, settled, nodes...)
+	}
+	var rows [][]string
+	if len(alone) > 0 {
+		rows = append(rows, []string{fmt.Sprintf("that does not lead, %d kills", len(alone)), spread(alone, "%.0f")})
+	}
+	if len(leading) > 0 {
+		rows = append(rows, []string{fmt.Sprintf("that leads, %d kills", len(leading)), spread(leading, "%.0f")})
+	}
+	table("from kill -9 of a region's coordinator to another|ms", rows)
+}
+
+// coordinatorOf returns who coordinates the only region, as a node sees it.
+func coordinatorOf(asked *mesh.Node) string {
+	for _, r := range asked.Status().Coordinators.Regions {
+		return r.Coordinator
+	}
+	return ""
+}
