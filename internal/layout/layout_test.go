@@ -42,6 +42,7 @@ var levels = map[string]int{
 	"policy":      1,
 	"crypto":      0,
 	"internal":    0,
+	"testdata":    0,
 	"test":        8,
 }
 

@@ -1,0 +1,327 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing/synctest"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/dataplane"
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/node"
+	"github.com/phantommesh/phantommesh/underlay/underlaytest"
+)
+
+// Placement says what a host is and where.
+type Placement struct {
+	Name   string
+	Region string
+	Addrs  []netip.Addr
+	// Behind is the NAT it is behind, LAN its name; nil: it has public addresses.
+	Behind *underlaytest.NAT
+	LAN    string
+	// Settings changes what the node is told; nil: nothing.
+	Settings func(*config.Settings)
+}
+
+// Host is a machine. It outlives the processes that run on it.
+type Host struct {
+	world *World
+	at    Placement
+	name  string
+	disk  string // the state folder of the latest process
+	lives int    // processes so far
+	card  *underlaytest.Host
+	proc  atomic.Pointer[process] // nil: none runs
+	id    identity.NodeID         // zero until the first start
+
+	wiped   bool        // the next process has another identity
+	outcast atomic.Bool // the mesh has turned its node away for good
+}
+
+// process is a running node.
+type process struct {
+	host    *Host
+	node    *node.Node
+	cancel  context.CancelFunc
+	done    chan struct{} // closed when Run has returned
+	err     error         // what it returned; read after done is closed
+	changes chan struct{} // 1: the machine's network has changed
+	echo    *echo
+	killed  atomic.Bool
+	leaving atomic.Bool
+}
+
+// AddHost puts a machine into the world. Nothing runs on it yet.
+func (w *World) AddHost(at Placement) *Host {
+	h := &Host{world: w, at: at, name: at.Name}
+	w.hostsMu.Lock()
+	w.hosts = append(w.hosts, h)
+	w.hostsMu.Unlock()
+	w.links.place(place{region: at.Region, owner: at.Name, lan: at.LAN}, at.Addrs...)
+	h.plug()
+	return h
+}
+
+// AddNAT puts a NAT onto the internet, for hosts to be behind.
+func (w *World) AddNAT(region, name string, cfg underlaytest.NATConfig) *underlaytest.NAT {
+	w.links.place(place{region: region, owner: name, lan: ""}, cfg.External)
+	return w.net.NAT(cfg)
+}
+
+// plug gives the host a network card. The one of a process that was killed has no address any more.
+func (h *Host) plug() {
+	if h.card != nil {
+		h.card.Move()
+	}
+	if h.at.Behind != nil {
+		h.card = h.at.Behind.Host(h.at.Addrs...)
+		return
+	}
+	h.card = h.world.net.Host(h.at.Addrs...)
+}
+
+// Name is the host's, and its node's.
+func (h *Host) Name() string { return h.name }
+
+// Region is the one its node says it is in.
+func (h *Host) Region() string { return h.at.Region }
+
+// Node is the running node; nil: none runs. Safe from any goroutine.
+func (h *Host) Node() *node.Node {
+	if p := h.proc.Load(); p != nil {
+		return p.node
+	}
+	return nil
+}
+
+// ID is the identity of the host's node, in full; empty before its first start.
+func (h *Host) ID() string {
+	if h.id.IsZero() {
+		return ""
+	}
+	return h.id.String()
+}
+
+// Running reports whether a node runs. Safe from any goroutine.
+func (h *Host) Running() bool { return h.proc.Load() != nil }
+
+// Lives is how many processes the host has had.
+func (h *Host) Lives() int { return h.lives }
+
+// Entry is where others reach the node: what --bootstrap takes.
+func (h *Host) Entry() string {
+	return netip.AddrPortFrom(h.at.Addrs[0], config.Defaults().Port).String()
+}
+
+// ErrRunning: the host has a node already.
+var ErrRunning = errors.New("a node runs on this host")
+
+// Start starts a node on the host's state folder. It is in the mesh of that folder, or in none; Enter changes that.
+func (h *Host) Start() error {
+	if h.Running() {
+		return ErrRunning
+	}
+	if h.disk == "" {
+		h.disk = h.world.folder(h.name, 0)
+	}
+	p := &process{host: h, done: make(chan struct{}), changes: make(chan struct{}, 1), echo: newEcho(h.world)}
+	n, err := node.New(h.config(p))
+	if err != nil {
+		return fmt.Errorf("start a node on %s: %w", h.name, err)
+	}
+	h.lives++
+	if h.id.IsZero() || h.wiped {
+		h.id, h.wiped = n.ID(), false
+	}
+	p.node = n
+	var ctx context.Context
+	ctx, p.cancel = context.WithCancel(context.Background())
+	h.proc.Store(p)
+	h.world.Record(h.name, "start", "life %d", h.lives)
+	h.world.procs.Go(func() { p.run(ctx) })
+	return nil
+}
+
+func (h *Host) config(p *process) node.Config {
+	w := h.world
+	s := config.Defaults()
+	s.State, s.Name, s.Region = h.disk, h.name, h.at.Region
+	if h.at.Settings != nil {
+		h.at.Settings(&s)
+	}
+	return node.Config{
+		Settings: s, Bind: h.card, NoSync: true, NetworkChanges: p.changes, Rand: h.random(),
+		Log:           slog.New(&hostLog{world: w, host: h.name}),
+		OpenInterface: p.open, OnPeer: keep,
+	}
+}
+
+// open is the host's side of the tunnels.
+func (p *process) open(spec node.InterfaceSpec) (dataplane.Interface, error) {
+	pipe := dataplane.OpenPipe(spec.Addresses, spec.MTU)
+	p.host.world.procs.Go(func() { p.echo.serve(pipe) })
+	return pipe, nil
+}
+
+func (p *process) run(ctx context.Context) {
+	p.err = p.node.Run(ctx)
+	p.cancel()
+	p.host.proc.CompareAndSwap(p, nil)
+	if !p.killed.Load() {
+		why := "in order"
+		var f *localapi.Failure
+		if errors.As(p.err, &f) && f.Class == localapi.Refused {
+			p.host.outcast.Store(true)
+		}
+		if p.err != nil {
+			why = p.err.Error()
+		}
+		p.host.world.Record(p.host.name, "exit", "%s", why)
+	}
+	close(p.done)
+}
+
+// random is the node's randomness, another one for each of its lives.
+func (h *Host) random() *source {
+	var seed [32]byte
+	r := rand.New(rand.NewPCG(h.world.cfg.Seed, 1000+hash(h.name)+uint64(h.lives)))
+	for i := range seed {
+		seed[i] = byte(r.Uint32())
+	}
+	return &source{stream: rand.NewChaCha8(seed)}
+}
+
+// hash is FNV-1a, 64 bits.
+func hash(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// source is a stream of random bytes for many goroutines.
+type source struct {
+	mu     sync.Mutex
+	stream *rand.ChaCha8
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream.Read(b)
+}
+
+// Stop begins the orderly end of the node, as phantom down does. Running tells when it has come.
+func (h *Host) Stop() {
+	if p := h.proc.Load(); p != nil {
+		h.world.Record(h.name, "stop", "in order")
+		p.leaving.Store(true)
+		p.cancel()
+	}
+}
+
+// stopping reports whether the node that runs is about to end.
+func (h *Host) stopping() bool {
+	p := h.proc.Load()
+	return p != nil && p.leaving.Load()
+}
+
+// Kill ends the node as SIGKILL does: nothing more of it reaches the network, and the state folder stays as it is at this instant. The
+// goroutines of the process cannot be killed, so they go on alone, on a network card without addresses and on a folder that nobody will
+// read again, until they have ended by themselves.
+func (h *Host) Kill() error {
+	p := h.proc.Load()
+	if p == nil {
+		return nil
+	}
+	synctest.Wait() // nobody is in the middle of a write
+	kept := h.world.folder(h.name, h.lives)
+	if err := copyFolder(kept, h.disk); err != nil {
+		return fmt.Errorf("keep the disk of %s: %w", h.name, err)
+	}
+	h.disk = kept
+	h.crash()
+	h.plug()
+	h.world.Record(h.name, "kill", "life %d", h.lives)
+	return nil
+}
+
+// crash takes the node off the network and lets it end unseen.
+func (h *Host) crash() {
+	p := h.proc.Swap(nil)
+	if p == nil {
+		return
+	}
+	p.killed.Store(true)
+	h.card.Move()
+	p.cancel()
+}
+
+// Wipe removes the state folder of a host on which nothing runs, as if the machine had been set up anew.
+func (h *Host) Wipe() error {
+	if h.Running() {
+		return ErrRunning
+	}
+	h.disk, h.wiped = h.world.folder(h.name, h.lives)+".new", true
+	h.outcast.Store(false)
+	return nil
+}
+
+// Move gives the host other addresses, as a laptop that changes networks; a node that runs is told as by its system.
+func (h *Host) Move(addrs ...netip.Addr) {
+	h.at.Addrs = addrs
+	h.world.links.place(place{region: h.at.Region, owner: h.name, lan: h.at.LAN}, addrs...)
+	h.card.Move(addrs...)
+	if p := h.proc.Load(); p != nil {
+		select {
+		case p.changes <- struct{}{}:
+		default:
+		}
+	}
+	h.world.Record(h.name, "move", "to %v", addrs)
+}
+
+// copyFolder copies what a folder holds at this instant. The lock of the process that has it stays behind.
+func copyFolder(to, from string) error {
+	return filepath.WalkDir(from, func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		switch {
+		case e.IsDir():
+			return os.MkdirAll(target, 0o700)
+		case !e.Type().IsRegular(), rel == "lock":
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(target, b, 0o600)
+	})
+}
+
+// Enter brings the host's node into a mesh, and returns when it is online. It may be called beside the driver.
+func (h *Host) Enter(ctx context.Context, e localapi.Entry) error {
+	n := h.Node()
+	if n == nil {
+		return fmt.Errorf("no node runs on %s", h.name)
+	}
+	return n.Enter(ctx, e)
+}

@@ -1,0 +1,406 @@
+package sim
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/underlay/underlaytest"
+)
+
+const (
+	// watchEvery is the time between two looks of the checkers; auditEvery that between two that also ask for the audit log.
+	watchEvery = 10 * time.Second
+	auditEvery = time.Minute
+	// liveEvery is the time between two looks after the faults have ended.
+	liveEvery = time.Second
+	// askMax bounds one question to a node, and formMax the forming of the mesh: both are far beyond the nodes' own bounds.
+	askMax  = 30 * time.Second
+	formMax = 10 * time.Minute
+	// joinGap is the time between two machines that join at the beginning.
+	joinGap = 100 * time.Millisecond
+	// probeMax bounds each ping of the liveness phase; a tunnel that has to be made first takes about a second.
+	probeMax = 5 * time.Second
+)
+
+// play is one run of a scenario.
+type play struct {
+	world    *World
+	scenario *Scenario
+	topology topology
+	checks   []Checker
+	agenda   agenda
+	formed   time.Duration // the world's time when all were in the mesh
+	audited  time.Duration // when the audit log was asked for last
+	cutHosts map[string]bool
+
+	load     *load
+	findings findings
+
+	mu        sync.Mutex // guards what follows
+	decisions []Decision
+	refused   int // decisions that the mesh did not take
+	policy    uint64
+}
+
+// Play runs a scenario in a world of its own and says what came of it. An error is about the run, not about the mesh.
+func Play(ctx context.Context, cfg Config, s *Scenario) (*Result, error) {
+	begun := time.Now()
+	var r *Result
+	err := Bubble(ctx, cfg, func(w *World) error {
+		p := &play{world: w, scenario: s, topology: topology{lans: map[string]*underlaytest.NAT{}}, checks: checkers(s.Expect.Checks),
+			cutHosts: map[string]bool{}, load: newLoad()}
+		err := p.run()
+		r = p.result()
+		return err
+	})
+	if r == nil {
+		return nil, err
+	}
+	r.WallSeconds = time.Since(begun).Seconds()
+	r.judge()
+	return r, err
+}
+
+// run is the whole of it: form, faults under watch, heal, liveness.
+func (p *play) run() error {
+	p.lay()
+	if err := p.form(); err != nil {
+		return err
+	}
+	p.plan()
+	if err := p.carryOut(p.formed + p.scenario.For); err != nil {
+		return err
+	}
+	p.heal()
+	return p.settle()
+}
+
+// form founds the mesh on the first machine and has the others join, each with an invitation of its own.
+func (p *play) form() error {
+	hosts := p.world.hosts
+	for _, h := range hosts {
+		if err := h.Start(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(p.world.life, askMax)
+	defer cancel()
+	if err := hosts[0].Enter(ctx, localapi.Entry{New: "sim"}); err != nil {
+		return fmt.Errorf("the mesh could not be founded on %s: %w", hosts[0].name, err)
+	}
+	p.noteJoined(hosts[0])
+	for _, h := range hosts[1:] {
+		if err := p.admit(h); err != nil {
+			return err
+		}
+		if err := p.world.Sleep(joinGap); err != nil {
+			return err
+		}
+	}
+	ok, err := p.world.Await(formMax, liveEvery, func() bool { return p.countJoined() == len(hosts) })
+	if err == nil && !ok {
+		err = fmt.Errorf("after %s only %d of %d machines are in the mesh: %s", formMax, p.countJoined(), len(hosts), p.lastEvents())
+	}
+	p.formed = p.world.Now()
+	p.world.Record("", "formed", "%d machines are in the mesh", len(hosts))
+	return err
+}
+
+// admit has a machine join with an invitation, trying again as a person would.
+func (p *play) admit(h *Host) error {
+	if !h.Running() {
+		if err := h.Start(); err != nil {
+			return err
+		}
+	}
+	p.world.Go(func(ctx context.Context) {
+		for ctx.Err() == nil && h.Running() {
+			err := p.tryJoin(ctx, h)
+			if err == nil {
+				p.noteJoined(h)
+				return
+			}
+			p.world.Record(h.name, "refused", "join: %v", err)
+			pause(ctx, liveEvery)
+		}
+	})
+	return nil
+}
+
+// tryJoin is one attempt.
+func (p *play) tryJoin(ctx context.Context, h *Host) error {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	by := p.anyMember(h)
+	if by == nil {
+		return errors.New("nobody is in the mesh to invite it")
+	}
+	invite, err := by.Invite(ctx, localapi.InviteRequest{})
+	if err != nil {
+		return err
+	}
+	return h.Enter(ctx, localapi.Entry{Token: invite.Token})
+}
+
+// plan writes the timeline, the load and the checkers' looks into the agenda.
+func (p *play) plan() {
+	for _, step := range p.scenario.Timeline {
+		for at := step.At; at <= p.scenario.For; at += step.Every {
+			p.agenda.add(p.formed+at, func() { p.step(step) })
+			if step.Every == 0 {
+				break
+			}
+		}
+	}
+	if every := p.scenario.Load.Every; every > 0 {
+		p.repeat(every, p.loadTick)
+	}
+	p.repeat(watchEvery, func() { p.watch() })
+}
+
+// repeat does something again and again until the faults end.
+func (p *play) repeat(every time.Duration, do func()) {
+	p.after(every, func() {
+		do()
+		if p.world.Now() < p.formed+p.scenario.For {
+			p.repeat(every, do)
+		}
+	})
+}
+
+// after does something d from now.
+func (p *play) after(d time.Duration, do func()) { p.agenda.add(p.world.Now()+d, do) }
+
+// step does one step of the timeline to one machine after the other, or to all at once.
+func (p *play) step(s Step) {
+	who := s.Who.pick(p)
+	if len(who) == 0 && len(s.Who.words) > 0 {
+		p.world.Record("", s.Fault.Kind(), "nobody is %s now", s.Who)
+		return
+	}
+	groups := [][]*Host{who}
+	if s.Gap > 0 {
+		groups = nil
+		for _, h := range who {
+			groups = append(groups, []*Host{h})
+		}
+	}
+	for i, group := range groups {
+		p.after(time.Duration(i)*s.Gap, func() {
+			p.world.Record("", s.Fault.Kind(), "%s", namesOf(group))
+			s.Fault.begin(p, group)
+			if s.Lasts > 0 {
+				p.after(s.Lasts, func() {
+					p.world.Record("", s.Fault.Kind(), "ends: %s", namesOf(group))
+					s.Fault.end(p, group)
+				})
+			}
+		})
+	}
+}
+
+// carryOut works through the agenda until the world is at a time.
+func (p *play) carryOut(until time.Duration) error {
+	for {
+		next, ok := p.agenda.next()
+		if !ok || next > until {
+			return p.world.SleepUntil(until)
+		}
+		if err := p.world.SleepUntil(next); err != nil {
+			return err
+		}
+		p.agenda.take()()
+		if p.findings.full() {
+			return nil
+		}
+	}
+}
+
+// heal ends all faults, those of the network and those of machines.
+func (p *play) heal() {
+	p.world.Record("", "heal", "the faults end")
+	p.healNetwork()
+	startAll(p, p.world.hosts)
+}
+
+func (p *play) healNetwork() {
+	clear(p.cutHosts)
+	p.world.Split()
+	p.world.links.heal()
+}
+
+// setCut pulls cables, or plugs them in.
+func (p *play) setCut(who []*Host, out bool) {
+	for _, h := range who {
+		p.cutHosts[h.name] = out
+		loss := Quality{}
+		if out {
+			loss.Loss = 1
+		}
+		p.world.Degrade(h.name, loss)
+	}
+}
+
+// settle is the liveness phase.
+func (p *play) settle() error {
+	begun := p.world.Now()
+	waiting := map[Checker][]string{}
+	for _, c := range p.checks {
+		waiting[c] = nil
+	}
+	for {
+		// Machines that were still ending come up again.
+		if err := p.carryOut(p.world.Now()); err != nil {
+			return err
+		}
+		v := p.look(true, true)
+		p.safe(v)
+		for _, c := range p.checks {
+			if _, ok := waiting[c]; !ok {
+				continue
+			}
+			if waiting[c] = c.Live(v); len(waiting[c]) == 0 {
+				delete(waiting, c)
+			}
+		}
+		if len(waiting) == 0 {
+			p.load.settled = p.world.Now() - begun
+			p.world.Record("", "settled", "%s after the faults ended", p.load.settled.Round(time.Millisecond))
+			return nil
+		}
+		if p.world.Now()-begun > p.scenario.Expect.Settle {
+			for _, c := range p.checks {
+				for _, text := range waiting[c] {
+					p.findings.add(p, c.Name(), fmt.Sprintf("%s, %s after the faults ended", text, p.scenario.Expect.Settle))
+				}
+			}
+			return nil
+		}
+		if err := p.carryOut(p.world.Now() + liveEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// watch is one look of the checkers while faults act.
+func (p *play) watch() {
+	audit := p.world.Now()-p.audited >= auditEvery
+	p.safe(p.look(false, audit))
+}
+
+func (p *play) safe(v *View) {
+	for _, c := range p.checks {
+		for _, text := range c.Safe(v) {
+			p.findings.add(p, c.Name(), text)
+		}
+	}
+}
+
+// look asks all nodes for what they see.
+func (p *play) look(probe, audit bool) *View {
+	v := &View{Wire: p.world.wire.packets.Load(), Plain: p.world.wire.plain.Load()}
+	ctx, cancel := context.WithTimeout(p.world.life, askMax)
+	defer cancel()
+	for _, h := range p.world.hosts {
+		n := h.Node()
+		if n == nil || h.stopping() {
+			continue
+		}
+		s, err := n.Status(ctx)
+		if err != nil {
+			continue
+		}
+		view := NodeView{Host: h.name, Status: s}
+		if m, err := n.Members(ctx); err == nil {
+			view.Members = m.Members
+		}
+		v.Nodes = append(v.Nodes, view)
+	}
+	if audit {
+		p.audited = p.world.Now()
+		v.Audit = p.audit(ctx)
+	}
+	if probe {
+		v.Probe = func(from, to string) error {
+			a, _ := p.world.Host(from)
+			b, _ := p.world.Host(to)
+			_, err := p.world.Ping(a, b, probeMax)
+			return err
+		}
+	}
+	p.mu.Lock()
+	v.Decisions = slices.Clone(p.decisions)
+	p.mu.Unlock()
+	v.At = p.world.Now()
+	return v
+}
+
+// audit asks members in turn for the log of decisions.
+func (p *play) audit(ctx context.Context) *localapi.Audit {
+	for _, h := range p.members(nil) {
+		if a, err := h.Node().Audit(ctx, true); err == nil {
+			return a
+		}
+		// One that cannot reach the leader says so at once or after seconds; three such answers are enough for a look.
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil
+}
+
+// agenda is what will be done, by time; of the same instant, in the order of planning.
+type agenda struct {
+	items entries
+	count int
+}
+
+type entry struct {
+	at    time.Duration
+	count int
+	do    func()
+}
+
+type entries []entry
+
+func (e entries) Len() int { return len(e) }
+func (e entries) Less(i, j int) bool {
+	return e[i].at < e[j].at || e[i].at == e[j].at && e[i].count < e[j].count
+}
+func (e entries) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
+func (e *entries) Push(x any)   { *e = append(*e, x.(entry)) }
+func (e *entries) Pop() any {
+	last := (*e)[len(*e)-1]
+	*e = (*e)[:len(*e)-1]
+	return last
+}
+
+func (a *agenda) add(at time.Duration, do func()) {
+	a.count++
+	heap.Push(&a.items, entry{at, a.count, do})
+}
+
+func (a *agenda) next() (time.Duration, bool) {
+	if len(a.items) == 0 {
+		return 0, false
+	}
+	return a.items[0].at, true
+}
+
+func (a *agenda) take() func() { return heap.Pop(&a.items).(entry).do }
+
+// pause waits inside the bubble.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,38 @@
+package sim
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// play1 runs a scenario of the library for a time, and shows what went wrong.
+func play1(t *testing.T, name string, seed uint64, run time.Duration) *Result {
+	t.Helper()
+	s, err := Find(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if run > 0 {
+		s.For = run
+	}
+	r, err := Play(context.Background(), Config{Seed: seed, Dir: t.TempDir()}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range r.Violations {
+		t.Errorf("%s %s: %s", clock(v.At), v.Checker, v.Text)
+		for _, e := range v.Before {
+			t.Log(e)
+		}
+	}
+	t.Logf("%.1f s wall, %v", r.WallSeconds, r.Figures)
+	return r
+}
+
+func TestAHomeLabKeepsItsPromises(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	play1(t, "home-lab", 1, 12*time.Minute)
+}

@@ -1,0 +1,116 @@
+package sim
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// eventsShown is how many events before a violation are told with it.
+	eventsShown = 12
+	// violationsMax ends a run: what follows is rarely news.
+	violationsMax = 20
+)
+
+// Result is what came of a run.
+type Result struct {
+	Scenario       string             `json:"scenario"`
+	Proves         string             `json:"proves"`
+	Seed           uint64             `json:"seed"`
+	Passed         bool               `json:"passed"`
+	Violations     []Violation        `json:"violations"`
+	VirtualSeconds float64            `json:"virtual_s"`
+	WallSeconds    float64            `json:"wall_s"`
+	Nodes          int                `json:"nodes"`
+	Figures        map[string]float64 `json:"figures"`
+	// Replay is the command that runs it again. Such a run is much like this one, not its copy.
+	Replay string `json:"replay"`
+
+	Events []Event `json:"-"` // all that are kept
+}
+
+// Violation is a promise that was broken.
+type Violation struct {
+	Checker string        `json:"checker"`
+	At      time.Duration `json:"at_ns"` // of the world
+	Text    string        `json:"text"`
+	Before  []Event       `json:"before"` // the last events before it, oldest first
+}
+
+// findings are the violations so far.
+type findings struct {
+	list []Violation
+	seen map[string]bool
+}
+
+func (f *findings) add(p *play, checker, text string) {
+	if key := checker + ": " + text; !f.seen[key] && !f.full() {
+		if f.seen == nil {
+			f.seen = map[string]bool{}
+		}
+		f.seen[key] = true
+		f.list = append(f.list, Violation{Checker: checker, At: p.world.Now(), Text: text, Before: p.world.Events(eventsShown)})
+		p.world.Record("", "violation", "%s", key)
+	}
+}
+
+func (f *findings) full() bool { return len(f.list) >= violationsMax }
+
+// result sums up.
+func (p *play) result() *Result {
+	if want := p.scenario.Expect.Answered; p.load.share() < want {
+		p.findings.add(p, "answered", fmt.Sprintf("%.2f %% of the pings were answered, the scenario expects %.2f %%", 100*p.load.share(), 100*want))
+	}
+	packets, bytes := p.world.Wire()
+	virtual := p.world.Now()
+	r := &Result{
+		Scenario: p.scenario.Name, Proves: p.scenario.Proves, Seed: p.world.Seed(), Violations: p.findings.list, VirtualSeconds: virtual.Seconds(),
+		Nodes: len(p.world.hosts), Figures: map[string]float64{}, Events: p.world.Events(-1),
+	}
+	if r.Violations == nil {
+		r.Violations = []Violation{}
+	}
+	p.load.figures(r.Figures)
+	r.Figures["formed_s"] = p.formed.Seconds()
+	r.Figures["settled_s"] = p.load.settled.Seconds()
+	r.Figures["packets"] = float64(packets)
+	if n := float64(r.Nodes) * virtual.Hours(); n > 0 {
+		r.Figures["bytes_per_node_hour"] = float64(bytes) / n
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r.Figures["decisions"], r.Figures["decisions_refused"] = float64(len(p.decisions)), float64(p.refused)
+	return r
+}
+
+// judge says whether all went well.
+func (r *Result) judge() {
+	r.Passed = len(r.Violations) == 0
+	if r.WallSeconds > 0 {
+		r.Figures["node_hours_per_wall_s"] = float64(r.Nodes) * r.VirtualSeconds / 3600 / r.WallSeconds
+	}
+}
+
+// ReplayCommand is the command line for a run of a scenario; nodes and run are what was asked for beside the scenario's own, zero for nothing.
+func ReplayCommand(scenario string, seed uint64, nodes int, run time.Duration) string {
+	words := []string{"phantom sim run", quoted(scenario), "--seed", strconv.FormatUint(seed, 10)}
+	if nodes > 0 {
+		words = append(words, "--nodes", strconv.Itoa(nodes))
+	}
+	if run > 0 {
+		words = append(words, "--for", run.String())
+	}
+	return strings.Join(words, " ")
+}
+
+// quoted makes a word of a shell out of a file's name.
+func quoted(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./", r)
+	}) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

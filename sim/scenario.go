@@ -1,0 +1,129 @@
+package sim
+
+import (
+	"time"
+)
+
+// Bounds of what a scenario may ask for.
+const (
+	NodesMax    = 2000
+	RegionsMax  = 64
+	StepsMax    = 1000
+	TextMax     = 256 << 10 // bytes of a scenario's file
+	virtualMax  = 31 * 24 * time.Hour
+	delayMax    = 10 * time.Second // one way
+	settleMax   = time.Hour
+	loadMin     = 10 * time.Millisecond
+	repeatsMax  = 10_000
+	settleUsual = 60 * time.Second
+)
+
+// Scenario is a network, what happens to it, and what must be true of the mesh on it all the while.
+type Scenario struct {
+	Name   string
+	Proves string // one sentence
+	For    time.Duration
+	Timing string // the nodes' --timing: lan or wan
+
+	Regions  []Region
+	Links    []Link
+	Timeline []Step
+	Load     Load
+	Expect   Expect
+
+	file string // for messages and for the command that repeats a run
+}
+
+// Region is a place with machines in it, named n1, n2 and so on through all regions.
+type Region struct {
+	Name  string
+	Nodes int
+	// Within is the way between two of its machines.
+	Within Quality
+	// NAT is the kind of router they are behind: none, open, easy or hard. LAN: all behind the same one; otherwise each has its own.
+	NAT string
+	LAN bool
+}
+
+// Link is the way between two regions.
+type Link struct {
+	Between [2]string
+	Quality
+}
+
+// Step is something that is done to the network or the mesh.
+type Step struct {
+	At    time.Duration // after the mesh has formed
+	Fault Fault
+	Who   Selector
+	// Lasts is how long until it is undone; 0: until the faults end, or for what cannot be undone.
+	Lasts time.Duration
+	// Gap: one machine after the other, so far apart.
+	Gap time.Duration
+	// Every repeats the step until the scenario's end.
+	Every time.Duration
+
+	line int
+}
+
+// Load is traffic through the mesh.
+type Load struct {
+	// Every machine pings another, drawn by the seed, this often; 0: no load.
+	Every   time.Duration
+	Timeout time.Duration // for each ping
+}
+
+// Expect is what must come true.
+type Expect struct {
+	// Settle bounds how long after the last fault the mesh may take until everybody reaches everybody.
+	Settle time.Duration
+	// Answered is the least share of the load's pings that must be answered, 0 to 1.
+	Answered float64
+	// Checks are the names of the checkers; none: all.
+	Checks []string
+}
+
+// Nodes is how many machines there are at the beginning.
+func (s *Scenario) Nodes() int {
+	n := 0
+	for _, r := range s.Regions {
+		n += r.Nodes
+	}
+	return n
+}
+
+// Resize spreads n machines over the regions in proportion to what they have. Every region keeps one at least.
+func (s *Scenario) Resize(n int) error {
+	if n < max(len(s.Regions), 1) || n > NodesMax {
+		return &Error{File: s.file, Why: spell("%d nodes: this scenario needs %d to %d", n, max(len(s.Regions), 1), NodesMax)}
+	}
+	total, given := s.Nodes(), 0
+	seen := 0
+	for i := range s.Regions {
+		r := &s.Regions[i]
+		seen += r.Nodes
+		left := len(s.Regions) - 1 - i
+		r.Nodes = min(max(seen*n/total-given, 1), n-given-left)
+		given += r.Nodes
+	}
+	return s.checkSteps()
+}
+
+// checkSteps looks whether all machines and regions that the timeline names are there.
+func (s *Scenario) checkSteps() error {
+	for _, step := range s.Timeline {
+		for _, sel := range append([]Selector{step.Who}, sidesOf(step.Fault)...) {
+			if err := sel.check(s); err != nil {
+				return &Error{File: s.file, Line: step.line, Why: err.Error()}
+			}
+		}
+	}
+	return nil
+}
+
+func sidesOf(f Fault) []Selector {
+	if p, ok := f.(*partition); ok {
+		return p.sides
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package sim
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/underlay/underlaytest"
+)
+
+// natKinds are the kinds of router a region's machines can be behind, in the words of docs/nat.md.
+var natKinds = []string{natNone, "open", "easy", "hard"}
+
+const natNone = "none"
+
+// natLifetime is how long a router keeps an idle mapping: the least that RFC 4787 §4.3 allows.
+const natLifetime = 2 * time.Minute
+
+func natConfig(kind string) underlaytest.NATConfig {
+	c := underlaytest.NATConfig{Lifetime: natLifetime}
+	switch kind {
+	case "easy":
+		c.Filtering = underlaytest.AddressAndPortDependent
+	case "hard":
+		c.Mapping, c.Filtering = underlaytest.AddressAndPortDependent, underlaytest.AddressAndPortDependent
+	}
+	return c
+}
+
+// topology hands out addresses: public ones from 100.0.0.0/8 on, of LANs from 10.128.0.0/9 on, each only once in a world.
+type topology struct {
+	public, private uint32
+	lans            map[string]*underlaytest.NAT // by region
+}
+
+func (t *topology) nextPublic() netip.Addr {
+	t.public++
+	return address(100<<24 + t.public)
+}
+
+func (t *topology) nextPrivate() netip.Addr {
+	t.private++
+	return address(10<<24 + 128<<16 + t.private)
+}
+
+func address(n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+// lay makes the scenario's network and its machines.
+func (p *play) lay() {
+	for _, r := range p.scenario.Regions {
+		p.world.SetRoute(r.Name, r.Name, r.Within)
+	}
+	for _, l := range p.scenario.Links {
+		p.world.SetRoute(l.Between[0], l.Between[1], l.Quality)
+	}
+	for _, r := range p.scenario.Regions {
+		for range r.Nodes {
+			p.newHost(r.Name)
+		}
+	}
+}
+
+// newHost adds a machine to a region.
+func (p *play) newHost(region string) *Host {
+	at := Placement{Name: fmt.Sprintf("n%d", len(p.world.hosts)+1), Region: region, Settings: func(s *config.Settings) { s.Timing = p.scenario.Timing }}
+	r := p.region(region)
+	if r.NAT == natNone {
+		at.Addrs = []netip.Addr{p.topology.nextPublic()}
+		return p.world.AddHost(at)
+	}
+	at.Behind = p.topology.lans[region]
+	if r.LAN {
+		at.LAN = region
+	}
+	if at.Behind == nil || !r.LAN {
+		c := natConfig(r.NAT)
+		c.External, c.Seed = p.topology.nextPublic(), p.world.rand.Uint64()
+		at.Behind = p.world.AddNAT(region, at.Name, c)
+		if r.LAN {
+			p.topology.lans[region] = at.Behind
+		}
+	}
+	at.Addrs = []netip.Addr{p.topology.nextPrivate()}
+	return p.world.AddHost(at)
+}
+
+func (p *play) region(name string) Region {
+	for _, r := range p.scenario.Regions {
+		if r.Name == name {
+			return r
+		}
+	}
+	panic("sim: no region " + name) // the parser has looked
+}
+
+// freshAddr is another address for a machine, of the network that it is in.
+func (p *play) freshAddr(h *Host) netip.Addr {
+	if h.at.Behind != nil {
+		return p.topology.nextPrivate()
+	}
+	return p.topology.nextPublic()
+}
