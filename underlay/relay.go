@@ -279,8 +279,9 @@ func (r *relay) accept(from *node, number uint32, frame []byte, now instant) {
 	l.used.Store(int64(now))
 	p := parcel{leg: l, delivery: delivery{pool: pool, box: pool.Get().(*[]byte)}}
 	p.buf = (*p.box)[:copy(*p.box, frame)]
-	putFrameHeader(p.buf, l.back.number|fromRelay)
 	r.mu.Lock()
+	// Under the lock: the way there can be found before the way back has its number (connect).
+	putFrameHeader(p.buf, l.back.number|fromRelay)
 	queued := !l.ended.Load() && r.queue.push(l.flow, p)
 	r.mu.Unlock()
 	if !queued {
