@@ -75,10 +75,7 @@ func find(t testing.TB, d *DHT, id identity.NodeID) ([]discovery.Hint, error) {
 
 func TestEveryMemberIsFoundByEveryOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := 20
-		if !testing.Short() {
-			n = 100
-		}
+		const n = 20 // TestFigures does more
 		w := newWorld(t, n)
 		w.publishAll()
 		for i, d := range w.dhts {
