@@ -6,12 +6,13 @@ BIN        := bin/phantom
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS    := -s -w -X main.version=$(VERSION)
 FUZZTIME   ?= 20s
+SEEDS      ?= 3
 BENCHFLAGS ?=
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench nat-grid fuzz check clean
+.PHONY: help build demo test bench sim nat-grid fuzz check clean
 
 help: ## print the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +28,10 @@ test: ## everything that proves it works: unit, race and, as root, end-to-end te
 
 bench: build ## throughput against plain wireguard-go, join time, idle cost, failover (BENCHFLAGS='-only throughput -pairs 3')
 	@$(GO) run ./test/bench $(BENCHFLAGS)
+
+sim: build ## every scenario of the simulator, SEEDS=3 new seeds each
+	@for s in $$($(BIN) sim list --json | grep -o '"name":"[^"]*"' | cut -d'"' -f4); do \
+	  for n in $$(seq $(SEEDS)); do $(BIN) sim run $$s || exit 1; done; done
 
 nat-grid: build ## which kinds of NAT reach each other how: measures every pair and writes the table of docs/nat.md
 	@$(GO) run ./test/nat -write docs/nat.md

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 )
 
@@ -107,6 +108,16 @@ func (s *Scenario) Resize(n int) error {
 		given += r.Nodes
 	}
 	return s.checkSteps()
+}
+
+// Shorten, or lengthen, gives the scenario another length. Steps that would begin or end later are left out.
+func (s *Scenario) Shorten(to time.Duration) error {
+	if to < time.Second || to > virtualMax {
+		return &Error{File: s.file, Why: spell("%s of virtual time: %s to %s are possible", to, time.Second, virtualMax)}
+	}
+	s.For = to
+	s.Timeline = slices.DeleteFunc(slices.Clone(s.Timeline), func(step Step) bool { return step.At+step.Lasts > to })
+	return nil
 }
 
 // checkSteps looks whether all machines and regions that the timeline names are there.

@@ -72,7 +72,7 @@ func (a *app) root() *cobra.Command {
 	group(groupAdmit, a.inviteVerb(), a.invitationsVerb(), a.requestsVerb(), a.approveVerb(), a.pairVerb(), a.membersVerb(), a.tagVerb(), a.renameVerb(), a.revokeVerb(), a.policyVerb())
 	group(groupLook, a.statusVerb(), a.peersVerb(), a.pingVerb(), a.whyVerb(), a.netcheckVerb(), a.coordinatorsVerb(), a.auditVerb(),
 		a.waitVerb(), a.doctorVerb())
-	group(groupOther, a.backupVerb(), a.restoreVerb(), a.demoVerb(), a.versionVerb(), a.completionVerb())
+	group(groupOther, a.backupVerb(), a.restoreVerb(), a.simVerb(), a.demoVerb(), a.versionVerb(), a.completionVerb())
 	return root
 }
 

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/sim"
+)
+
+func (a *app) simVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "sim",
+		Short: "run whole meshes in virtual time, under faults",
+		Long: "Runs the program's own node, many of it, over a simulated internet: an hour of a mesh takes seconds. A scenario says who is\n" +
+			"there, what is done to them, and what must be true all the while. No root, no network, nothing left behind.",
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.simListVerb(), a.simRunVerb())
+	return cmd
+}
+
+// simEntry is a scenario in sim list.
+type simEntry struct {
+	Name   string `json:"name"`
+	Proves string `json:"proves"`
+	Nodes  int    `json:"nodes"`
+	For    string `json:"for"`
+}
+
+func (a *app) simListVerb() *cobra.Command {
+	return a.jsonFlag(&cobra.Command{
+		Use:   "list",
+		Short: "the scenarios that are built in",
+		Args:  noArgs,
+		RunE: action(func(*cobra.Command, []string) error {
+			all, err := sim.Library()
+			if err != nil {
+				return localapi.Fail(localapi.Failed, "cannot read the scenarios", err, "")
+			}
+			entries := []simEntry{}
+			for _, s := range all {
+				entries = append(entries, simEntry{s.Name, s.Proves, s.Nodes(), s.For.String()})
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"scenarios": entries})
+			}
+			t := a.newTable("NAME", "NODES", "FOR", "PROVES")
+			for _, e := range entries {
+				t.add(e.Name, fmt.Sprint(e.Nodes), e.For, e.Proves)
+			}
+			t.print(a.stdout)
+			return nil
+		}),
+	})
+}
+
+// simFlags are those of sim run.
+type simFlags struct {
+	seed  uint64
+	nodes int
+	run   time.Duration
+}
+
+func (a *app) simRunVerb() *cobra.Command {
+	var f simFlags
+	cmd := &cobra.Command{
+		Use:   "run SCENARIO",
+		Short: "run one: the name of a built-in scenario, or a file",
+		Long: "Runs a scenario and says what it has shown; the exit code is 1 if a promise was broken. SCENARIO is a name from\n" +
+			"`phantom sim list`, or the path of a YAML file (with a slash or a dot in it).\n\n" +
+			"The seed fixes the network, the faults and the nodes' own randomness, but not the scheduling of the libraries inside: a run that\n" +
+			"is repeated with its seed is much like the first, not its copy.",
+		Args: oneArg,
+		RunE: action(func(cmd *cobra.Command, args []string) error {
+			if !cmd.Flags().Changed("seed") {
+				f.seed = rand.Uint64()
+			}
+			s, err := f.scenario(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			r, err := a.play(cmd.Context(), s, f)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				err = a.printJSON(r)
+			} else {
+				a.printRun(r)
+			}
+			if err == nil && !r.Passed {
+				return exitCode(localapi.Failed)
+			}
+			return err
+		}),
+	}
+	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "what chance is drawn from, `N` (default: another one each time)")
+	cmd.Flags().IntVar(&f.nodes, "nodes", 0, "run with `N` machines instead of the scenario's own number")
+	cmd.Flags().DurationVar(&f.run, "for", 0, "virtual `TIME` to run (default: the scenario's own); what it does later is left out")
+	return a.jsonFlag(cmd)
+}
+
+// scenario finds the scenario and makes it as large and as long as was asked for.
+func (f simFlags) scenario(cmd *cobra.Command, what string) (*sim.Scenario, error) {
+	s, err := sim.Find(what)
+	var unknown *sim.UnknownError
+	var wrong *sim.Error
+	switch {
+	case errors.As(err, &unknown):
+		return nil, &localapi.Failure{Class: localapi.Usage, What: "cannot run the scenario", Why: err.Error(), Candidates: unknown.Known,
+			Next: "phantom sim list shows them; a file is named with its path"}
+	case errors.As(err, &wrong):
+		return nil, localapi.Fail(localapi.Usage, "cannot run the scenario", err, "docs/simulator.md says how one is written")
+	case err != nil:
+		return nil, localapi.Fail(localapi.Failed, "cannot run the scenario", err, "")
+	}
+	if cmd.Flags().Changed("for") {
+		if err := s.Shorten(f.run); err != nil {
+			return nil, localapi.Fail(localapi.Usage, "cannot run the scenario", err, "")
+		}
+	}
+	if cmd.Flags().Changed("nodes") {
+		if err := s.Resize(f.nodes); err != nil {
+			return nil, localapi.Fail(localapi.Usage, "cannot run the scenario", err, "")
+		}
+	}
+	return s, nil
+}
+
+// play runs it, with a line of progress for people.
+func (a *app) play(ctx context.Context, s *sim.Scenario, f simFlags) (*sim.Result, error) {
+	cfg := sim.Config{Seed: f.seed}
+	if !a.json && isTerminal(a.stderr) {
+		cfg.Progress = func(at time.Duration) {
+			fmt.Fprintf(a.stderr, "\r%s: %s of %s virtual ", s.Name, at.Truncate(time.Second), s.For)
+		}
+		defer fmt.Fprint(a.stderr, "\r\033[K")
+	}
+	if !a.json {
+		fmt.Fprintf(a.stderr, "# %s: %d machines, %s of virtual time, seed %d\n", s.Name, s.Nodes(), s.For, f.seed)
+	}
+	r, err := sim.Play(ctx, cfg, s)
+	switch {
+	case errors.Is(err, sim.ErrInterrupted):
+		return nil, localapi.Fail(localapi.Failed, "the run was interrupted", nil, "")
+	case err != nil:
+		return nil, localapi.Fail(localapi.Failed, "the run did not come to its end", err, sim.ReplayCommand(s.Source(), f.seed, f.nodes, f.run)+" runs it again")
+	}
+	r.Replay = sim.ReplayCommand(s.Source(), f.seed, f.nodes, f.run)
+	return r, nil
+}
+
+// printRun shows a result to people.
+func (a *app) printRun(r *sim.Result) {
+	for _, v := range r.Violations {
+		fmt.Fprintf(a.stdout, "BROKEN  %s at %s: %s\n", v.Checker, v.At.Round(time.Millisecond), printable(v.Text))
+		for _, e := range v.Before {
+			fmt.Fprintf(a.stdout, "        %s\n", printable(e.String()))
+		}
+	}
+	t := a.newTable("FIGURE", "VALUE")
+	for _, name := range slices.Sorted(maps.Keys(r.Figures)) {
+		t.add(strings.ReplaceAll(name, "_", " "), fmt.Sprintf("%.4g", r.Figures[name]))
+	}
+	t.print(a.stdout)
+	word := "passed"
+	if !r.Passed {
+		word = fmt.Sprintf("FAILED, %d promises broken", len(r.Violations))
+	}
+	fmt.Fprintf(a.stdout, "\n%s: %s. %d machines, %s virtual in %.1f s\n", r.Scenario, word, r.Nodes,
+		time.Duration(r.VirtualSeconds*float64(time.Second)).Round(time.Second), r.WallSeconds)
+	fmt.Fprintf(a.stdout, "again (much like it, not its copy): %s\n", r.Replay)
+}
