@@ -1,0 +1,90 @@
+package sim
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+const soundScenario = `name: small
+proves: something
+for: 10m
+regions:
+  - {name: home, nodes: 3, latency: 1ms, loss: 1%}
+  - {name: away, nodes: 2, nat: hard}
+links: [{between: [home, away], latency: 20ms}]
+load: {every: 5s}
+timeline:
+  - {at: 1m, kill: leader, for: 30s}
+  - {at: 2m, partition: [[n1, n2], others], for: 1m}
+expect: {settle: 30s, answered: 50%}
+`
+
+func TestAScenarioIsRead(t *testing.T) {
+	s, err := Parse("small.yaml", []byte(soundScenario))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Nodes() != 5 || s.For != 10*time.Minute || len(s.Timeline) != 2 || s.Regions[1].NAT != "hard" || s.Regions[0].Within.Loss != 0.01 || s.Expect.Answered != 0.5 {
+		t.Errorf("%+v", s)
+	}
+	if err := s.Shorten(90 * time.Second); err != nil || len(s.Timeline) != 1 {
+		t.Errorf("%v, %d steps", err, len(s.Timeline))
+	}
+	if err := s.Resize(12); err != nil || s.Nodes() != 12 || s.Regions[1].Nodes == 0 {
+		t.Errorf("%v, %d machines", err, s.Nodes())
+	}
+}
+
+func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
+	for change, want := range map[string]string{
+		"for: 10m\x00":                               "line 1: for: is missing",
+		"nodes: 3\x00nodes: many":                    "line 5",
+		"timeline:\x00timelime:":                     `unknown key "timelime"; did you mean "timeline"`,
+		"kill: leader\x00kil: leader":                "line 10",
+		"kill: leader\x00kill: n9":                   "n9",
+		"between: [home, away]\x00between: [a, b]":   "not there",
+		"at: 1m\x00at: 20m":                          "after the scenario's end",
+		"loss: 1%\x00loss: 120%":                     "0% to 100%",
+		"nat: hard\x00nat: harder":                   "none of",
+		"settle: 30s\x00settle: soon":                "no duration",
+		"proves: something\x00proves: &a x":          "",
+		"load: {every: 5s}\x00load: [every]":         "line 8",
+		"name: small\x00name: Small Mesh":            "lower case",
+		"expect: {settle: 30s\x00expect: {checks: x": "line 12",
+	} {
+		old, now, _ := strings.Cut(change, "\x00")
+		text := strings.Replace(soundScenario, old, now, 1)
+		if text == soundScenario {
+			t.Fatalf("%q is not in the scenario", old)
+		}
+		_, err := Parse("small.yaml", []byte(text))
+		if want == "" {
+			continue // must only end
+		}
+		var e *Error
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "small.yaml") {
+			t.Errorf("%s: %v, want %q", now, err, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(soundScenario))
+	f.Add([]byte("name: x\nregions: [{name: a, nodes: 2000}]\nfor: 1s\nproves: y\ntimeline: [{at: 0s, join: {nodes: 2, region: a, over: 1s}}]"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := Parse("fuzz.yaml", text)
+		if err != nil {
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Errorf("%T: %v", err, err)
+			}
+			return
+		}
+		if n := s.Nodes(); n < 1 || n > NodesMax || s.For > virtualMax || len(s.Timeline) > StepsMax {
+			t.Errorf("out of bounds: %d machines, %s", n, s.For)
+		}
+	})
+}
