@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -124,6 +125,18 @@ func (l *Lab) Capture(filter string) *Capture {
 type Capture struct {
 	*Process
 	File string // pcap
+}
+
+// Await waits until the capture's file holds what was sent: tcpdump writes after the packet has gone by, and what still waits for it when it is
+// stopped is lost.
+func (c *Capture) Await(sent []byte, timeout time.Duration) error {
+	return Eventually(timeout, func() error {
+		b, err := os.ReadFile(c.File)
+		if err == nil && !bytes.Contains(b, sent) {
+			err = fmt.Errorf("the capture does not hold %q", sent)
+		}
+		return err
+	})
 }
 
 // Stop ends the capture and returns the raw bytes of the file.
