@@ -119,8 +119,8 @@ func (p *play) failed(err error) {
 // lastEvents are for messages.
 func (p *play) lastEvents() string {
 	var lines []string
-	for _, e := range p.world.Events(eventsShown) {
+	for _, e := range p.world.Events(2) { // in one line of an error
 		lines = append(lines, e.String())
 	}
-	return fmt.Sprintf("the last events:\n  %s", strings.Join(lines, "\n  "))
+	return "last " + strings.Join(lines, "; ")
 }

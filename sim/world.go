@@ -43,7 +43,7 @@ func newWorld(ctx context.Context, cfg Config) *World {
 	w.life, w.end = context.WithCancel(context.Background())
 	w.links = newLinks(cfg.Seed)
 	w.wire.marker = marker(cfg.Seed)
-	w.net.Set(underlaytest.Hooks{Drop: w.links.drop, Latency: w.links.latency, See: w.wire.see, Refuse: w.links.refuse})
+	w.net.Set(underlaytest.Hooks{Drop: w.links.drop, Latency: w.links.latency, See: w.wire.see, Refuse: w.links.refuse, Segments: true})
 	return w
 }
 

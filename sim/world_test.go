@@ -96,3 +96,29 @@ func TestWhatABubbleLeavesBehindIsNamed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Regression: connections of TCP, which nodes fall back to where UDP is lost, got through cables that were cut.
+func TestWhatIsLostIsLostForTCPToo(t *testing.T) {
+	err := Bubble(context.Background(), Config{Seed: 1, Dir: t.TempDir()}, func(w *World) error {
+		hosts, err := mesh(w, 2)
+		if err != nil {
+			return err
+		}
+		reaches := func() bool { _, err := w.Ping(hosts[0], hosts[1], time.Second); return err == nil }
+		if ok, err := w.Await(10*time.Second, time.Second, reaches); !ok {
+			return fmt.Errorf("no ping gets through a fresh mesh: %w", err)
+		}
+		w.Degrade(hosts[1].name, Quality{Loss: 1})
+		if ok, _ := w.Await(2*time.Minute, time.Second, reaches); ok {
+			t.Error("a ping came through a cable that is cut")
+		}
+		w.Degrade(hosts[1].name, Quality{})
+		if ok, err := w.Await(time.Minute, time.Second, reaches); !ok {
+			return fmt.Errorf("it is not back: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -97,7 +97,8 @@ func (n *Network) crossLocked(p *packet, over *link) bool {
 func (n *Network) hookLocked(p *packet) Reason {
 	h := n.hooks
 	udp := p.segment == nil
-	see, drop, refuse, latency := udp && h.See != nil, udp && h.Drop != nil, !udp && h.Refuse != nil && p.segment.kind == synSegment, h.Latency != nil
+	asked := udp || h.Segments
+	see, drop, refuse, latency := asked && h.See != nil, asked && h.Drop != nil, !udp && h.Refuse != nil && p.segment.kind == synSegment, h.Latency != nil
 	if !see && !drop && !refuse && !latency {
 		return ""
 	}

@@ -59,6 +59,8 @@ type Hooks struct {
 	See func(from, to netip.AddrPort, b []byte)
 	// Refuse decides whether the attempt to open a TCP connection goes unanswered.
 	Refuse func(from, to netip.AddrPort) bool
+	// Segments has Drop and See asked about segments of TCP too. What is dropped of a connection is sent again.
+	Segments bool
 }
 
 // Set replaces the hooks.
