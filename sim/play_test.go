@@ -36,3 +36,23 @@ func TestAHomeLabKeepsItsPromises(t *testing.T) {
 	}
 	play1(t, "home-lab", 1, 12*time.Minute)
 }
+
+// Each scenario of the library has to name what it proves and to fit its own machines; two of them are run, all by `make sim`.
+func TestTheLibraryIsSound(t *testing.T) {
+	all, err := Library()
+	if err != nil || len(all) < 2 {
+		t.Fatal(len(all), err)
+	}
+	for _, s := range all {
+		if s.Proves == "" || s.Nodes() == 0 || len(s.Timeline) == 0 {
+			t.Errorf("%s: %+v", s.Name, s)
+		}
+	}
+}
+
+func TestARevokedInsiderIsOut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	play1(t, "revoked-insider", 1, 0)
+}
