@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -164,8 +165,26 @@ func (g *Group) executeRevoke(ctx context.Context, r *replica, asker identity.No
 	if voters, _ := r.servers(); len(voters) == 1 && b.Node == g.self {
 		return nil, refuse(RefusedNotAllowed, "this machine is the mesh's only coordinator; let it leave (phantom leave), so that it hands its "+
 			"duties over first, or add machines until others coordinate too")
+	} else if tooManyOut(g.ledgerState(r), voters, b.Node) {
+		return nil, refuse(RefusedNotAllowed, "coordinators that were revoked just now have not been replaced yet, and without this one too the rest would be no majority; "+
+			"try again in some seconds")
 	}
 	return nil, g.endMembership(ctx, r, asker, certificate.Revocation{Node: b.Node, Reason: b.Reason})
+}
+
+// tooManyOut tells whether the group could not remove its outcast voters any more if another one were to go: nobody hears an outcast, and to
+// remove the first of them takes a majority of the others.
+func tooManyOut(s *State, voters []identity.NodeID, another identity.NodeID) bool {
+	if !slices.Contains(voters, another) {
+		return false
+	}
+	in := 0
+	for _, id := range voters {
+		if id != another && s.Active(id) {
+			in++
+		}
+	}
+	return in <= (len(voters)-1)/2
 }
 
 func (g *Group) executeLeave(ctx context.Context, r *replica, asker identity.NodeID, _ nothing) ([]byte, error) {

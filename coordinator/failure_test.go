@@ -231,6 +231,44 @@ func TestRevokedVoterIsCutOffAndReplaced(t *testing.T) {
 	})
 }
 
+// Regression: two of three voters revoked at once left nobody who could take their votes away, and the mesh without a majority for good.
+func TestRevokingVotersAtOnceLeavesAMajority(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(6)
+		settle(l, 5)
+		leader := l.leader()
+		var out []*member
+		for _, m := range nodes {
+			if m != leader && len(out) < 3 && contains(leader.group.State().Coordinators.Voters, m.id()) {
+				out = append(out, m)
+			}
+		}
+		for _, m := range out {
+			l.eventually(30*time.Second, m.name+" is revoked", func() bool {
+				err := leader.group.Revoke(t.Context(), m.id(), "stolen")
+				var refused *Refused
+				if err != nil && !errors.As(err, &refused) {
+					t.Log(err)
+				}
+				return err == nil
+			})
+		}
+		l.eventually(30*time.Second, "the rest decides without them", func() bool {
+			m := l.leader()
+			if m == nil {
+				return false
+			}
+			for _, gone := range out {
+				if contains(m.group.State().Coordinators.Voters, gone.id()) {
+					return false
+				}
+			}
+			return true
+		})
+		l.leader().invite(InviteSpec{})
+	})
+}
+
 func (m *member) mustRaw() []byte {
 	self, ok := m.group.State().Member(m.id())
 	if !ok {
