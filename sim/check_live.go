@@ -61,6 +61,9 @@ func (c *reachable) Live(v *View) (out []string) {
 	if v.Probe == nil {
 		return nil
 	}
+	for _, name := range v.Silent {
+		out = append(out, name+" does not run, or says nothing")
+	}
 	revoked := v.revoked()
 	var names []string
 	for _, n := range v.Nodes {

@@ -54,6 +54,9 @@ func checkers(names []string) []Checker {
 type View struct {
 	At    time.Duration
 	Nodes []NodeView // those that run
+	// Silent are the machines whose node does not run or says nothing, but for those that were turned away. Before the faults have ended
+	// that may be one of them.
+	Silent []string
 	// Wire counts packets between machines; Plain those of them in which bytes of the inside of tunnels were seen.
 	Wire, Plain int64
 	// Decisions are what the mesh has said it decided, oldest first.

@@ -54,6 +54,7 @@ var plantedBugs = []struct {
 	{"audit-chain", "no node can show", func(v *View) { no := false; v.Audit.Verified = &no }},
 	{"revoked-out", "n1 still lists", func(v *View) { v.Nodes[0].Status.Peers[0].ID = "n-c" }},
 	{"revoked-out", "n2 was revoked and is still online", func(v *View) { v.Nodes[1].Status.Self.ID = "n-c" }},
+	{"reachable", "n2 does not run", func(v *View) { v.Nodes, v.Silent = v.Nodes[:1], []string{"n2"} }},
 	{"reachable", "n1 does not reach n2", func(v *View) { v.Probe = func(string, string) error { return errors.New("silence") } }},
 }
 

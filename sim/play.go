@@ -310,10 +310,14 @@ func (p *play) look(probe, audit bool) *View {
 	for _, h := range p.world.hosts {
 		n := h.Node()
 		if n == nil || h.stopping() {
+			if !h.outcast.Load() {
+				v.Silent = append(v.Silent, h.name)
+			}
 			continue
 		}
 		s, err := n.Status(ctx)
 		if err != nil {
+			v.Silent = append(v.Silent, h.name)
 			continue
 		}
 		view := NodeView{Host: h.name, Status: s}
