@@ -90,16 +90,6 @@ type Decision struct {
 	Version uint64 // of a policy
 }
 
-// node finds a node's view by its full ID.
-func (v *View) node(id string) *NodeView {
-	for i := range v.Nodes {
-		if v.Nodes[i].Status.Self.ID == id {
-			return &v.Nodes[i]
-		}
-	}
-	return nil
-}
-
 // revoked are the nodes that the mesh has acknowledged to have turned away, and when.
 func (v *View) revoked() map[string]time.Duration {
 	out := map[string]time.Duration{}

@@ -255,8 +255,7 @@ func parseHeal(n *yaml.Node) (Fault, Selector, error) {
 
 // degrade makes links worse.
 type degrade struct {
-	where []string // regions and machines; none: all
-	by    Quality
+	by Quality
 }
 
 func (*degrade) Kind() string { return "degrade" }
@@ -284,7 +283,7 @@ func parseDegrade(n *yaml.Node) (Fault, Selector, error) {
 		},
 	}))
 	if err == nil && f.by == (Quality{}) {
-		err = errors.New("takes latency:, jitter: or loss:")
+		err = errors.New("takes latency, jitter or loss")
 	}
 	return f, who, err
 }

@@ -11,12 +11,10 @@ import (
 type load struct {
 	settled time.Duration // how long the mesh took to settle; 0: it did not, or was not asked
 
-	mu           sync.Mutex
-	sent         int
-	lost         int
-	rtts         []time.Duration
-	sentWhole    int // while no fault was at work
-	answeredThen int
+	mu   sync.Mutex
+	sent int
+	lost int
+	rtts []time.Duration
 }
 
 func newLoad() *load { return &load{} }

@@ -45,7 +45,6 @@ type play struct {
 	mu        sync.Mutex // guards what follows
 	decisions []Decision
 	refused   int // decisions that the mesh did not take
-	policy    uint64
 }
 
 // Play runs a scenario in a world of its own and says what came of it. An error is about the run, not about the mesh.
