@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"slices"
@@ -217,7 +218,7 @@ type member struct {
 	disk  *faultyDisk
 }
 
-// The identities are made once, sorted by ID, so that traces do not depend on chance.
+// The identities come from a fixed seed and are sorted by ID, so that neither traces nor what is drawn from an ID depend on chance.
 var (
 	keysOnce sync.Once
 	keys     []*identity.Key
@@ -225,8 +226,9 @@ var (
 
 func testKey(i int) *identity.Key {
 	keysOnce.Do(func() {
+		seed := mathrand.NewChaCha8([32]byte{})
 		for range 24 {
-			k, err := identity.Generate(rand.Reader)
+			k, err := identity.Generate(seed)
 			if err != nil {
 				panic(err)
 			}
