@@ -67,7 +67,7 @@ func (t target) name() string {
 func (h *Host) run(d *dial, t target) {
 	ctx, cancel := context.WithTimeout(h.ctx, dialTimeout)
 	h.counters.dials.Add(1)
-	g, err := h.reach(ctx, t, ALPN)
+	g, err := h.reach(ctx, t)
 	if err != nil {
 		d.err = err
 		h.abandon(d, t)
@@ -79,8 +79,9 @@ func (h *Host) run(d *dial, t target) {
 	defer h.closeWithHost(c.quic)()
 	d.conn = c
 	close(d.ready)
-	err = g.finish()
+	v, err := g.finish()
 	if err == nil {
+		c.adopt(v)
 		err = h.register(c, d)
 	} else {
 		h.abandon(d, t)
@@ -106,13 +107,13 @@ func (h *Host) abandon(d *dial, t target) {
 }
 
 // reach finds a path, completes the QUIC handshake and sends our hello.
-func (h *Host) reach(ctx context.Context, t target, alpn string) (*greeting, error) {
+func (h *Host) reach(ctx context.Context, t target) (*greeting, error) {
 	if t.find {
 		if err := h.cfg.Network.Connect(ctx, t.want); err != nil {
 			return nil, errNoPath(t.want, err)
 		}
 	}
-	qc, err := h.transport.Dial(ctx, t.addr, tlsConfig(h.cert, []string{alpn}, h.cfg.Rand), quicConfig(h.cfg.KeepAlive))
+	qc, err := h.transport.Dial(ctx, t.addr, tlsConfig(h.cert, h.cfg.Rand), quicConfig(h.cfg.KeepAlive))
 	if err != nil {
 		return nil, h.dialError(t, err)
 	}

@@ -53,6 +53,9 @@ func (h *Host) greet(ctx context.Context, qc *quic.Conn, want identity.NodeID) (
 		return nil, refuse(want, ReasonWrongNode, "the TLS key is not that member's")
 	}
 	g := &greeting{conn: c, theirs: theirs, creds: h.credentials(), want: want}
+	if want.IsZero() {
+		g.creds.chain = nil // what our mesh says about us is not for whoever may be there
+	}
 	c.enrolled, c.trusted = g.creds.chain != nil, g.creds.trust != nil
 	ours, err := newHello(h.cfg.Key, h.instance, g.creds.chain, theirs.ours())
 	if err != nil {
@@ -71,19 +74,13 @@ func (h *Host) greet(ctx context.Context, qc *quic.Conn, want identity.NodeID) (
 }
 
 // finish reads and judges the listener's hello.
-func (g *greeting) finish() error {
+func (g *greeting) finish() (verdict, error) {
 	h := g.conn.host
 	var theirs hello
 	if err := readHello(g.stream, &theirs, g.want); err != nil {
-		return err
+		return verdict{}, err
 	}
-	j := judge{self: h.self, want: g.want, trust: g.creds.trust, now: time.Now()}
-	v, err := j.decide(theirs, g.theirs)
-	if err != nil {
-		return err
-	}
-	g.conn.adopt(v)
-	return nil
+	return judge{self: h.self, want: g.want, trust: g.creds.trust, now: time.Now()}.decide(theirs, g.theirs)
 }
 
 // receive takes the dialer's hello on an incoming connection and answers with ours.
@@ -113,8 +110,9 @@ func (h *Host) receive(qc *quic.Conn) (*connection, error) {
 	}
 	c.adopt(v)
 	c.enrolled, c.trusted = creds.chain != nil, creds.trust != nil
-	// A stranger is shown who we are, which it must be able to check, but not what our mesh says about us.
-	if v.peer.Member == nil {
+	// A stranger is shown who we are, which it must be able to check, but not what our mesh says about us. Who has proven to be a member that we
+	// know is none, though it shows no certificate: it does not know yet whom it has found.
+	if v.peer.Member == nil && !h.cfg.Member(v.peer.ID) {
 		creds.chain = nil
 	}
 	ours, err := newHello(h.cfg.Key, h.instance, creds.chain, theirs.ours())
@@ -181,10 +179,6 @@ func (h *Host) welcome(qc *quic.Conn) {
 		if t := ticketOf(qc.Context()); t != nil {
 			t.prove()
 		}
-	}
-	if alpn := qc.ConnectionState().TLS.NegotiatedProtocol; alpn != ALPN {
-		h.serveALPN(c, alpn)
-		return
 	}
 	c.settle(nil)
 	if err := h.register(c, nil); err != nil {

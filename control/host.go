@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -50,6 +49,9 @@ type Config struct {
 	// TLSKey returns the Ed25519 key of a member that is known. Who dials it shows what it is only to who holds that key in TLS: a path check
 	// proves an address, and somebody on the way can answer there all the same. Optional.
 	TLSKey func(identity.NodeID) (key [32]byte, known bool)
+	// Member reports whether a node is a member now, by what this node knows. Who has proven to be one gets to see our certificate without
+	// showing its own: see [Host.Meet]. Optional.
+	Member func(identity.NodeID) bool
 	// KeepAlive is the period of QUIC keep-alives, none if zero: idle connections then end after a minute.
 	KeepAlive time.Duration
 	Rand      io.Reader // default crypto/rand
@@ -86,17 +88,15 @@ type Host struct {
 	events    *events
 	log       *slog.Logger
 
-	ctx       context.Context // ends with Close
-	cancel    context.CancelFunc
-	running   sync.WaitGroup // everything spawn started
-	serverTLS atomic.Pointer[tls.Config]
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	running sync.WaitGroup // everything spawn started
 
 	counters counters
 
 	mu        sync.Mutex // guards what follows; never held while calling out
 	closed    bool
 	protocols map[string]handler
-	services  map[string]service
 	links     map[identity.WireGuardKey]*link
 	keys      map[identity.NodeID]identity.WireGuardKey // of those in links
 }
@@ -109,8 +109,8 @@ func New(cfg Config) (*Host, error) {
 	cfg = withDefaults(cfg)
 	h := &Host{
 		cfg: cfg, self: cfg.Key.ID(), log: cfg.Log, gate: newGate(), events: newEvents(),
-		protocols: map[string]handler{}, services: map[string]service{},
-		links: map[identity.WireGuardKey]*link{}, keys: map[identity.NodeID]identity.WireGuardKey{},
+		protocols: map[string]handler{},
+		links:     map[identity.WireGuardKey]*link{}, keys: map[identity.NodeID]identity.WireGuardKey{},
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if _, err := io.ReadFull(cfg.Rand, h.instance[:]); err != nil {
@@ -148,6 +148,9 @@ func withDefaults(cfg Config) Config {
 	if cfg.TLSKey == nil {
 		cfg.TLSKey = func(identity.NodeID) (key [32]byte, known bool) { return key, false }
 	}
+	if cfg.Member == nil {
+		cfg.Member = func(identity.NodeID) bool { return false }
+	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
@@ -178,9 +181,7 @@ func (h *Host) listen() error {
 			return context.WithValue(ctx, ticketKey{}, t), nil
 		},
 	}
-	h.serverTLS.Store(tlsConfig(h.cert, []string{ALPN}, h.cfg.Rand))
-	server := tlsConfig(h.cert, []string{ALPN}, h.cfg.Rand)
-	server.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return h.serverTLS.Load(), nil }
+	server := tlsConfig(h.cert, h.cfg.Rand)
 	config := quicConfig(h.cfg.KeepAlive)
 	config.GetConfigForClient = func(info *quic.ClientInfo) (*quic.Config, error) {
 		if h.known(addrKey(info.RemoteAddr)) {

@@ -43,11 +43,11 @@ func keyCertificate(key ed25519.PrivateKey) (tls.Certificate, error) {
 
 // tlsConfig is the configuration for both roles: TLS 1.3, one hybrid group, a certificate from both sides, no resumption (every
 // connection has its own exporter and its own proof).
-func tlsConfig(cert tls.Certificate, alpn []string, rand io.Reader) *tls.Config {
+func tlsConfig(cert tls.Certificate, rand io.Reader) *tls.Config {
 	return &tls.Config{
 		Rand:                   rand,
 		Certificates:           []tls.Certificate{cert},
-		NextProtos:             alpn,
+		NextProtos:             []string{ALPN},
 		MinVersion:             tls.VersionTLS13,
 		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768},
 		SessionTicketsDisabled: true,

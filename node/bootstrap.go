@@ -11,6 +11,7 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/invitation"
 	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/underlay"
 )
 
 // What --bootstrap does: its addresses are tried when a node joins, beside those of the token, and by a member for as long as it reaches
@@ -74,7 +75,8 @@ func (n *Node) introductions(ctx context.Context, token invitation.Token) []intr
 	return out
 }
 
-// seekBootstrap tries the bootstrap addresses, and those of the LAN that show our mesh's fingerprint, for as long as no member is alive, and tells the rest of the node which member is at them.
+// seekBootstrap tries the bootstrap addresses, and those of the LAN that show our mesh's fingerprint, for as long as no member is alive, and tells
+// the rest of the node which member is at them.
 func (m *membership) seekBootstrap() {
 	n := m.node
 	if len(n.cfg.Settings.Bootstrap) == 0 && n.lan == nil {
@@ -110,8 +112,8 @@ func (m *membership) contactBootstrap(addr netip.AddrPort) {
 		return
 	}
 	e, ok := n.peers.ByKey(at.Key)
-	if !ok && m.group.Chain() == nil {
-		m.renewAt(m.ctx, at)
+	if !ok {
+		m.meet(at)
 		e, ok = n.peers.ByKey(at.Key)
 	}
 	if !ok {
@@ -120,4 +122,20 @@ func (m *membership) contactBootstrap(addr netip.AddrPort) {
 	}
 	n.socket.Hint(e.ID, []netip.AddrPort{addr})
 	m.note(e.ID, []netip.AddrPort{addr})
+}
+
+// meet learns of a member that came while this node was away: with the certificate that it shows it gets into the peer table, and it has the state
+// that lists it. A node whose own certificate has ended has to renew it first.
+func (m *membership) meet(at underlay.Addr) {
+	if m.group.Chain() == nil {
+		m.renewAt(m.ctx, at)
+		return
+	}
+	member, raw, err := m.node.control.Meet(m.ctx, at)
+	if err != nil || member == nil {
+		m.node.log.Debug("no member met", "addr", at.String(), "err", err)
+		return
+	}
+	m.node.peers.Admit(member, raw)
+	m.group.PullSoon(member.NodeID())
 }

@@ -82,8 +82,17 @@ func TestAWholeMeshRunsInVirtualTime(t *testing.T) {
 
 func bubbleNode(t *testing.T, host *underlaytest.Host, state string, i int) *node.Node {
 	t.Helper()
+	return changedNode(t, host, state, i, nil)
+}
+
+// changedNode is a node with settings of its own.
+func changedNode(t *testing.T, host *underlaytest.Host, state string, i int, change func(*config.Settings)) *node.Node {
+	t.Helper()
 	s := config.Defaults()
 	s.State, s.Name = state, fmt.Sprintf("n%d", i)
+	if change != nil {
+		change(&s)
+	}
 	n, err := node.New(node.Config{
 		Settings: s, Bind: host, NoSync: true, Log: slog.New(slog.DiscardHandler),
 		OpenInterface: func(spec node.InterfaceSpec) (dataplane.Interface, error) {
@@ -99,4 +108,79 @@ func bubbleNode(t *testing.T, host *underlaytest.Host, state string, i int) *nod
 		t.Fatal(err)
 	}
 	return n
+}
+
+// bubbleMesh is a mesh of which nodes stop and come back, at other places too. It belongs to the test's goroutine.
+type bubbleMesh struct {
+	t       *testing.T
+	dir     string
+	network underlaytest.Network
+	running map[int]*bubbleRun
+}
+
+type bubbleRun struct {
+	node  *node.Node
+	stop  context.CancelFunc
+	ended chan error
+}
+
+func newBubbleMesh(t *testing.T, dir string) *bubbleMesh {
+	b := &bubbleMesh{t: t, dir: dir, running: map[int]*bubbleRun{}}
+	b.network.Set(underlaytest.Hooks{Latency: func(_, _ netip.AddrPort) time.Duration { return 5 * time.Millisecond }})
+	return b
+}
+
+// bubbleAddr is the address of node i at one of its places.
+func bubbleAddr(i, place int) netip.Addr {
+	return netip.AddrFrom4([4]byte{192, 0, byte(2 + place), byte(i + 1)})
+}
+
+// start runs node i at a place, from what it kept, and in the mesh that the entry leads to.
+func (b *bubbleMesh) start(i, place int, e localapi.Entry, change func(*config.Settings)) *node.Node {
+	b.t.Helper()
+	n := changedNode(b.t, b.network.Host(bubbleAddr(i, place)), filepath.Join(b.dir, fmt.Sprint(i)), i, change)
+	ctx, cancel := context.WithCancel(context.Background())
+	run := &bubbleRun{node: n, stop: cancel, ended: make(chan error, 1)}
+	b.running[i] = run
+	go func() { run.ended <- n.Run(ctx) }()
+	if err := n.Enter(b.t.Context(), e); err != nil {
+		b.t.Fatal(err)
+	}
+	return n
+}
+
+// join runs node i for the first time, invited by another.
+func (b *bubbleMesh) join(i int, by *node.Node, change func(*config.Settings)) *node.Node {
+	b.t.Helper()
+	invite, err := by.Invite(b.t.Context(), localapi.InviteRequest{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return b.start(i, 0, localapi.Entry{Token: invite.Token}, change)
+}
+
+func (b *bubbleMesh) stop(i int) {
+	b.t.Helper()
+	b.running[i].stop()
+	if err := <-b.running[i].ended; err != nil {
+		b.t.Error(err)
+	}
+	delete(b.running, i)
+}
+
+// stopAll ends the mesh.
+func (b *bubbleMesh) stopAll() {
+	for i := range b.running {
+		b.stop(i)
+	}
+	time.Sleep(time.Minute) // memberlist's last probes end by themselves
+}
+
+// reaches reports whether node i gets an answer of node j through the overlay.
+func (b *bubbleMesh) reaches(i, j int) (ok bool, why error) {
+	why = b.running[i].node.Ping(b.t.Context(), localapi.PingRequest{Node: fmt.Sprintf("n%d", j), Count: 1, Path: true}, func(r localapi.PingReply) error {
+		ok = !r.Lost
+		return nil
+	})
+	return ok, why
 }

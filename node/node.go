@@ -134,7 +134,7 @@ func (n *Node) open() (err error) {
 	}
 	n.control, err = control.New(control.Config{
 		Key: n.key, Network: n.socket, Trust: n.trust, Chain: n.chain, Known: n.isMemberKey, TLSKey: n.tlsKey,
-		Refused: n.refusedBy, Rand: n.cfg.Rand, Log: n.log,
+		Member: n.isMember, Refused: n.refusedBy, Rand: n.cfg.Rand, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -174,6 +174,12 @@ func (n *Node) tlsKey(id identity.NodeID) (key [32]byte, known bool) {
 		return key, false
 	}
 	return e.Member.Public.Ed25519, true
+}
+
+// isMember reports whether a node is a member now.
+func (n *Node) isMember(id identity.NodeID) bool {
+	e, ok := n.peers.Get(id)
+	return ok && e.MemberAt(time.Now())
 }
 
 // ID is the node's ID.

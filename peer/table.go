@@ -57,6 +57,11 @@ type Entry struct {
 	Since time.Time
 }
 
+// MemberAt reports whether the node is a member at a time, by what is known here.
+func (e Entry) MemberAt(now time.Time) bool {
+	return e.Member != nil && !e.Revoked && !now.After(e.Member.NotAfter)
+}
+
 // Table is the set of members this node knows. It is safe for concurrent use. The members in it, and so its memory, are bounded
 // by those the mesh has admitted: nothing gets in without a verified certificate.
 type Table struct {

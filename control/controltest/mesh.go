@@ -151,7 +151,8 @@ func (n *Node) Start() {
 			default:
 			}
 		},
-		Known: func(k identity.WireGuardKey) bool { _, ok := n.Peers.ByKey(k); return ok },
+		Known:  func(k identity.WireGuardKey) bool { _, ok := n.Peers.ByKey(k); return ok },
+		Member: func(id identity.NodeID) bool { e, ok := n.Peers.Get(id); return ok && e.MemberAt(time.Now()) },
 		TLSKey: func(id identity.NodeID) (key [32]byte, known bool) {
 			e, ok := n.Peers.Get(id)
 			if ok {

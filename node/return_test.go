@@ -1,0 +1,34 @@
+package node_test
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+)
+
+// Regression: a member that joined while this node was away was taken for a stranger at the bootstrap address, as its key was not known.
+func TestAMemberThatJoinedMeanwhileIsTheWayBack(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		const founder, away, fresh = 0, 1, 2
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		first := b.start(founder, 0, localapi.Entry{New: "lab"}, nil)
+		b.join(away, first, nil)
+		b.stop(away)
+		b.join(fresh, first, nil)
+		time.Sleep(time.Minute)
+		b.stop(founder) // for good
+		b.start(away, 1, localapi.Entry{}, func(s *config.Settings) {
+			s.Bootstrap = []string{netip.AddrPortFrom(bubbleAddr(fresh, 0), s.Port).String()}
+		})
+		time.Sleep(time.Minute)
+		if ok, err := b.reaches(away, fresh); !ok {
+			t.Errorf("the member that came meanwhile is not reached: %v", err)
+		}
+	})
+}
