@@ -25,6 +25,10 @@ type Config struct {
 	Dir string
 	// Progress is told of the world's time, about every second of virtual time; nil: nobody. It must not wait for anything.
 	Progress func(virtual time.Duration)
+	// Exact says that the process is one of package replay: garbage is collected at fixed instants only, and Result.Trace is filled in.
+	Exact bool
+	// Wall tells how long the program has run, for figures of speed; nil: by time.Now.
+	Wall func() time.Duration
 }
 
 // Bubble makes a world in a bubble of virtual time and calls f with it. When f returns, all processes are ended. The error is f's, or says

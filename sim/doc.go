@@ -19,5 +19,5 @@
 // What is real: all code of the node, with memberlist, Raft, QUIC, WireGuard and their timers; the state folder is a real one. What is
 // not: the network, the clock (one for all hosts), and the exact interleaving of goroutines. A seed fixes the world, the faults and all
 // randomness that is the node's own, but neither the scheduler nor the libraries' own randomness: a run repeated with its seed is
-// much like the first, not its copy.
+// much like the first, not its copy. Package sim/replay takes the rest away, for runs that are equal byte for byte.
 package sim

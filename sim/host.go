@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -194,20 +195,18 @@ func (p *process) run(ctx context.Context) {
 // random is the node's randomness, another one for each of its lives.
 func (h *Host) random() *source {
 	var seed [32]byte
-	r := rand.New(rand.NewPCG(h.world.cfg.Seed, 1000+hash(h.name)+uint64(h.lives)))
+	r := rand.New(rand.NewPCG(h.world.cfg.Seed, 1000+nameHash(h.name)+uint64(h.lives)))
 	for i := range seed {
 		seed[i] = byte(r.Uint32())
 	}
 	return &source{stream: rand.NewChaCha8(seed)}
 }
 
-// hash is FNV-1a, 64 bits.
-func hash(s string) uint64 {
-	h := uint64(14695981039346656037)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 1099511628211
-	}
-	return h
+// nameHash draws a number from a host's name.
+func nameHash(name string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return h.Sum64()
 }
 
 // source is a stream of random bytes for many goroutines.

@@ -25,8 +25,10 @@ type Result struct {
 	WallSeconds    float64            `json:"wall_s"`
 	Nodes          int                `json:"nodes"`
 	Figures        map[string]float64 `json:"figures"`
-	// Replay is the command that runs it again. Such a run is much like this one, not its copy.
+	// Replay is the command that runs it again: of an exact run exactly, of another one much like it.
 	Replay string `json:"replay"`
+	// Trace is the SHA-256 over every packet in its order, with its time and addresses, in hexadecimal; of exact runs only.
+	Trace string `json:"trace,omitempty"`
 
 	Events []Event `json:"-"` // all that are kept
 }
@@ -68,6 +70,7 @@ func (p *play) result() *Result {
 	r := &Result{
 		Scenario: p.scenario.Name, Proves: p.scenario.Proves, Seed: p.world.Seed(), Violations: p.findings.list, VirtualSeconds: virtual.Seconds(),
 		Nodes: len(p.world.hosts), Figures: map[string]float64{}, Events: p.world.Events(-1),
+		Trace: p.world.wire.sum(),
 	}
 	if r.Violations == nil {
 		r.Violations = []Violation{}
@@ -94,13 +97,16 @@ func (r *Result) judge() {
 }
 
 // ReplayCommand is the command line for a run of a scenario; nodes and run are what was asked for beside the scenario's own, zero for nothing.
-func ReplayCommand(scenario string, seed uint64, nodes int, run time.Duration) string {
+func ReplayCommand(scenario string, seed uint64, nodes int, run time.Duration, exact bool) string {
 	words := []string{"phantom sim run", quoted(scenario), "--seed", strconv.FormatUint(seed, 10)}
 	if nodes > 0 {
 		words = append(words, "--nodes", strconv.Itoa(nodes))
 	}
 	if run > 0 {
 		words = append(words, "--for", run.String())
+	}
+	if exact {
+		words = append(words, "--replay")
 	}
 	return strings.Join(words, " ")
 }

@@ -3,8 +3,11 @@ package sim
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
+	"hash"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -28,14 +31,41 @@ type wire struct {
 	packets, bytes atomic.Int64
 	plain          atomic.Int64 // packets that carried the marker in clear
 	plainAt        atomic.Int64 // when the first of them did, in ns of Unix time
+
+	traceMu sync.Mutex
+	trace   hash.Hash // of all packets in their order, with time and addresses; nil: nobody asked
 }
 
-func (w *wire) see(_, _ netip.AddrPort, b []byte) {
+func (w *wire) see(from, to netip.AddrPort, b []byte) {
+	if w.trace != nil {
+		w.note(from, to, b)
+	}
 	w.packets.Add(1)
 	w.bytes.Add(int64(len(b)))
 	if bytes.Contains(b, w.marker) && w.plain.Add(1) == 1 {
 		w.plainAt.Store(time.Now().UnixNano())
 	}
+}
+
+func (w *wire) note(from, to netip.AddrPort, b []byte) {
+	head := binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
+	head, _ = from.AppendBinary(append(head, 'f'))
+	head, _ = to.AppendBinary(append(head, 't'))
+	head = binary.BigEndian.AppendUint32(head, uint32(len(b)))
+	w.traceMu.Lock()
+	defer w.traceMu.Unlock()
+	w.trace.Write(head)
+	w.trace.Write(b)
+}
+
+// sum is the hash so far, empty if nobody asked.
+func (w *wire) sum() string {
+	if w.trace == nil {
+		return ""
+	}
+	w.traceMu.Lock()
+	defer w.traceMu.Unlock()
+	return hex.EncodeToString(w.trace.Sum(nil))
 }
 
 // Wire tells how many packets and bytes the hosts have sent to each other. Safe from any goroutine.

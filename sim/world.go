@@ -2,12 +2,15 @@ package sim
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
+	"testing/synctest"
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
@@ -36,6 +39,7 @@ type World struct {
 	journal journal
 	wire    wire
 	told    time.Duration // when Progress was told last
+	cleaned time.Duration // when garbage was collected last, in an exact run
 }
 
 func newWorld(ctx context.Context, cfg Config) *World {
@@ -43,6 +47,9 @@ func newWorld(ctx context.Context, cfg Config) *World {
 	w.life, w.end = context.WithCancel(context.Background())
 	w.links = newLinks(cfg.Seed)
 	w.wire.marker = marker(cfg.Seed)
+	if cfg.Exact {
+		w.wire.trace = sha256.New()
+	}
 	w.net.Set(underlaytest.Hooks{Drop: w.links.drop, Latency: w.links.latency, See: w.wire.see, Refuse: w.links.refuse, Segments: true})
 	return w
 }
@@ -89,6 +96,9 @@ func (w *World) Host(name string) (*Host, bool) {
 // sliceMax is the longest that Sleep goes without a look at whether the caller still wants the run.
 const sliceMax = time.Second
 
+// cleanEvery is the time between two collections of garbage in an exact run.
+const cleanEvery = 20 * time.Second
+
 // Sleep lets d of the world's time pass. It returns ErrInterrupted once the caller's context has ended.
 func (w *World) Sleep(d time.Duration) error { return w.SleepUntil(w.Now() + d) }
 
@@ -103,6 +113,12 @@ func (w *World) SleepUntil(t time.Duration) error {
 		if w.cfg.Progress != nil && now-w.told >= sliceMax {
 			w.told = now
 			w.cfg.Progress(now)
+		}
+		if w.cfg.Exact && now-w.cleaned >= cleanEvery {
+			w.cleaned = now
+			// What is garbage, and so where the next things lie, must not depend on who was in the middle of what.
+			synctest.Wait()
+			runtime.GC()
 		}
 		if now >= t {
 			return nil

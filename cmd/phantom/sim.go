@@ -6,14 +6,18 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/sim"
+	"github.com/phantommesh/phantommesh/sim/replay"
 )
 
 func (a *app) simVerb() *cobra.Command {
@@ -69,6 +73,7 @@ type simFlags struct {
 	seed  uint64
 	nodes int
 	run   time.Duration
+	exact bool
 }
 
 func (a *app) simRunVerb() *cobra.Command {
@@ -79,7 +84,8 @@ func (a *app) simRunVerb() *cobra.Command {
 		Long: "Runs a scenario and says what it has shown; the exit code is 1 if a promise was broken. SCENARIO is a name from\n" +
 			"`phantom sim list`, or the path of a YAML file (with a slash or a dot in it).\n\n" +
 			"The seed fixes the network, the faults and the nodes' own randomness, but not the scheduling of the libraries inside: a run that\n" +
-			"is repeated with its seed is much like the first, not its copy.",
+			"is repeated with its seed is much like the first, not its copy. With --replay (Linux, amd64) nothing is left to chance: every run\n" +
+			"with this flag, the same seed and the same program is the same, packet for packet, as the trace that it prints shows.",
 		Args: oneArg,
 		RunE: action(func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("seed") {
@@ -88,6 +94,9 @@ func (a *app) simRunVerb() *cobra.Command {
 			s, err := f.scenario(cmd, args[0])
 			if err != nil {
 				return err
+			}
+			if _, child := replay.Child(); f.exact && !child {
+				return f.repeat(cmd, args[0])
 			}
 			r, err := a.play(cmd.Context(), s, f)
 			if err != nil {
@@ -107,7 +116,26 @@ func (a *app) simRunVerb() *cobra.Command {
 	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "what chance is drawn from, `N` (default: another one each time)")
 	cmd.Flags().IntVar(&f.nodes, "nodes", 0, "run with `N` machines instead of the scenario's own number")
 	cmd.Flags().DurationVar(&f.run, "for", 0, "virtual `TIME` to run (default: the scenario's own); what it does later is left out")
+	cmd.Flags().BoolVar(&f.exact, "replay", false, "leave nothing to chance: all runs with this and the same seed are equal")
 	return a.jsonFlag(cmd)
+}
+
+// repeat hands the run to a child process that has no choice of its own.
+func (f simFlags) repeat(cmd *cobra.Command, what string) error {
+	args := []string{"sim", "run", "--seed=" + strconv.FormatUint(f.seed, 10)}
+	cmd.Flags().Visit(func(given *pflag.Flag) {
+		if given.Name != "seed" {
+			args = append(args, "--"+given.Name+"="+given.Value.String())
+		}
+	})
+	code, err := replay.Run(cmd.Context(), f.seed, os.Stdout, append(args, "--", what)...)
+	if err != nil {
+		return localapi.Fail(localapi.Failed, "cannot repeat the run exactly", err, "without --replay it runs much like it, but not its copy")
+	}
+	if code != 0 {
+		return exitCode(code)
+	}
+	return nil
 }
 
 // scenario finds the scenario and makes it as large and as long as was asked for.
@@ -140,6 +168,9 @@ func (f simFlags) scenario(cmd *cobra.Command, what string) (*sim.Scenario, erro
 // play runs it, with a line of progress for people.
 func (a *app) play(ctx context.Context, s *sim.Scenario, f simFlags) (*sim.Result, error) {
 	cfg := sim.Config{Seed: f.seed}
+	if dir, child := replay.Child(); child {
+		cfg.Exact, cfg.Dir, cfg.Wall = true, dir, replay.Wall
+	}
 	if !a.json && isTerminal(a.stderr) {
 		cfg.Progress = func(at time.Duration) {
 			fmt.Fprintf(a.stderr, "\r%s: %s of %s virtual ", s.Name, at.Truncate(time.Second), s.For)
@@ -154,9 +185,9 @@ func (a *app) play(ctx context.Context, s *sim.Scenario, f simFlags) (*sim.Resul
 	case errors.Is(err, sim.ErrInterrupted):
 		return nil, localapi.Fail(localapi.Failed, "the run was interrupted", nil, "")
 	case err != nil:
-		return nil, localapi.Fail(localapi.Failed, "the run did not come to its end", err, sim.ReplayCommand(s.Source(), f.seed, f.nodes, f.run)+" runs it again")
+		return nil, localapi.Fail(localapi.Failed, "the run did not come to its end", err, sim.ReplayCommand(s.Source(), f.seed, f.nodes, f.run, f.exact)+" runs it again")
 	}
-	r.Replay = sim.ReplayCommand(s.Source(), f.seed, f.nodes, f.run)
+	r.Replay = sim.ReplayCommand(s.Source(), f.seed, f.nodes, f.run, f.exact)
 	return r, nil
 }
 
@@ -179,5 +210,9 @@ func (a *app) printRun(r *sim.Result) {
 	}
 	fmt.Fprintf(a.stdout, "\n%s: %s. %d machines, %s virtual in %.1f s\n", r.Scenario, word, r.Nodes,
 		time.Duration(r.VirtualSeconds*float64(time.Second)).Round(time.Second), r.WallSeconds)
+	if r.Trace != "" {
+		fmt.Fprintf(a.stdout, "trace %s\nagain, exactly: %s\n", r.Trace, r.Replay)
+		return
+	}
 	fmt.Fprintf(a.stdout, "again (much like it, not its copy): %s\n", r.Replay)
 }
