@@ -353,6 +353,11 @@ func (g *Group) grantIssuer(ctx context.Context, r *replica, p Proposal) error {
 		return err
 	}
 	_, err = g.proposeCommand(ctx, r, command)
+	var refusal *Refused
+	if errors.As(err, &refusal) {
+		// What the ledger does not take from this signer now (its clock may be wrong), it will not take in the next moment either.
+		g.watch.unwilling[p.Signer] = g.cfg.Now()
+	}
 	if errors.Is(err, errConflict) {
 		return nil
 	}

@@ -236,6 +236,9 @@ func (l *Ledger) found(s step[foundBody]) (Result, string) {
 
 func (l *Ledger) issuer(s step[issuerBody]) (Result, string) {
 	issuer, trust, err := addIssuer(l.state.trust, s.body.Certificate)
+	if err == nil {
+		_, err = l.state.trust.WithIssuer(s.body.Certificate, s.at) // one that is not valid now helps nobody: the signer's clock is wrong
+	}
 	if err != nil {
 		return refused(RefusedRequest, "the issuer certificate does not verify: %v", err), ""
 	}
@@ -243,11 +246,8 @@ func (l *Ledger) issuer(s step[issuerBody]) (Result, string) {
 	if !l.state.Active(id) {
 		return refused(RefusedNoMember, "%s is not an active member", id.Short()), id.String()
 	}
-	if old, ok := l.state.Issuer(id); ok {
-		known, err := certificate.ParseIssuer(old.Raw)
-		if err == nil && !betterIssuer(issuer, known) {
-			return refused(refusedConflict, "%s already has an issuer certificate as good", id.Short()), id.String()
-		}
+	if !l.state.improvesIssuer(issuer, s.at) {
+		return refused(refusedConflict, "%s already has an issuer certificate as good", id.Short()), id.String()
 	}
 	l.state = l.state.withIssuer(&Issuer{ID: id, Depth: issuer.Depth, Raw: s.body.Certificate, Version: s.version}, trust)
 	return Result{}, id.String()

@@ -134,14 +134,14 @@ func (s *State) MaySpeakRaft(id identity.NodeID, now time.Time) bool {
 	return issuer
 }
 
-// addIssuer verifies an issuer certificate and adds it. It is verified at the beginning of its own life, so that neither the
-// clock here nor the moment of replay decide over what the set holds; whoever uses it checks that it is valid then.
+// addIssuer verifies who signed an issuer certificate and adds it, in place of the node's other one. Times are not looked at, so that
+// neither the clock here nor the moment of replay decide over what the set holds; whoever uses it checks that it is valid then.
 func addIssuer(t *certificate.Trust, raw []byte) (*certificate.Issuer, *certificate.Trust, error) {
 	issuer, err := certificate.ParseIssuer(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	t, err = t.WithIssuer(raw, issuer.NotBefore)
+	t, err = t.WithChosenIssuer(raw)
 	return issuer, t, err
 }
 
@@ -295,7 +295,16 @@ func (c Coordinators) equal(o Coordinators) bool {
 	return c.Quorum == o.Quorum && c.Leader == o.Leader && c.Term == o.Term && slices.Equal(c.Voters, o.Voters)
 }
 
-// betterIssuer orders issuer certificates of one node: more rights first, then the longer life, as certificate.Trust does.
-func betterIssuer(a, b *certificate.Issuer) bool {
-	return cmp.Or(cmp.Compare(a.Depth, b.Depth), a.NotAfter.Compare(b.NotAfter)) > 0
+// improvesIssuer tells whether an issuer certificate that is valid at a moment is better than the one its node has: that one is none then
+// (it has ended, its parent was revoked, or a wrong clock wrote it and it has not begun), has fewer rights, or a shorter life.
+func (s *State) improvesIssuer(i *certificate.Issuer, at time.Time) bool {
+	old, ok := s.Issuer(i.NodeID())
+	if !ok {
+		return true
+	}
+	known, err := certificate.ParseIssuer(old.Raw)
+	if _, usable := s.trust.IssuerDepth(old.ID, at); err != nil || !usable {
+		return true
+	}
+	return cmp.Or(cmp.Compare(i.Depth, known.Depth), i.NotAfter.Compare(known.NotAfter)) > 0
 }

@@ -58,16 +58,30 @@ func (t *Trust) WithIssuer(raw []byte, now time.Time) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := i.NodeID()
-	if old, ok := t.issuers[id]; ok && !t.better(*i, old) {
+	if old, ok := t.issuers[i.NodeID()]; ok && !t.better(*i, old) {
 		return t, nil
 	}
+	return t.holding(*i), nil
+}
+
+// WithChosenIssuer gives a trust that holds this certificate in place of any other of the same node, after verifying who signed it. Nobody's
+// times are looked at: whoever uses the issuer does that (IssuerDepth, VerifyMember). It is for what the mesh's ledger has chosen, when it
+// was valid: its parent may have a newer certificate by now, which begins later.
+func (t *Trust) WithChosenIssuer(raw []byte) (*Trust, error) {
+	i, err := t.verifyIssuerSignature(raw)
+	if err != nil {
+		return nil, err
+	}
+	return t.holding(*i), nil
+}
+
+func (t *Trust) holding(i issuer) *Trust {
 	n := t.clone()
 	if n.issuers == nil {
 		n.issuers = map[identity.NodeID]issuer{}
 	}
-	n.issuers[id] = *i
-	return n, nil
+	n.issuers[i.NodeID()] = i
+	return n
 }
 
 // better reports whether a replaces b, both certificates of one node: what a good parent signed beats what a revoked one did, a parent beats a leaf,
@@ -83,6 +97,20 @@ func (t *Trust) better(a, b issuer) bool {
 }
 
 func (t *Trust) verifyIssuer(raw []byte, now time.Time) (*issuer, error) {
+	i, err := t.verifyIssuerSignature(raw)
+	if err != nil {
+		return nil, err
+	}
+	if parent, ok := t.issuers[i.parent]; ok {
+		if err := checkTime(parent.NotBefore, parent.NotAfter, now); err != nil {
+			return nil, err
+		}
+	}
+	return i, checkTime(i.NotBefore, i.NotAfter, now)
+}
+
+// verifyIssuerSignature checks who signed an issuer certificate, and that he may.
+func (t *Trust) verifyIssuerSignature(raw []byte) (*issuer, error) {
 	e, err := openEnvelope(raw)
 	if err != nil {
 		return nil, err
@@ -103,15 +131,12 @@ func (t *Trust) verifyIssuer(raw []byte, now time.Time) (*issuer, error) {
 		if !ok || parent.Depth == DepthLeaf || i.Depth != DepthLeaf || t.betrayed(e.Signer) {
 			return nil, ErrUntrustedIssuer
 		}
-		if err := checkTime(parent.NotBefore, parent.NotAfter, now); err != nil {
-			return nil, err
-		}
 		err = e.verify(&parent.Public, issuerContext)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return out, checkTime(i.NotBefore, i.NotAfter, now)
+	return out, nil
 }
 
 // WithRevocation gives a trust that no longer accepts the node, after verifying that an issuer of the mesh said so. Two revocations of one node:
