@@ -41,6 +41,7 @@ func Bubble(ctx context.Context, cfg Config, f func(*World) error) (err error) {
 		defer os.RemoveAll(cfg.Dir)
 	}
 	warmUp()
+	defer takeProcessor()()
 	defer func() {
 		// The bubble's own complaint, of goroutines that are left.
 		if r := recover(); r != nil {
