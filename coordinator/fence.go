@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -68,7 +69,9 @@ type disk interface {
 // fencedStore stands between raft and its log.
 type fencedStore struct {
 	disk
-	fence *fence
+	fence   *fence
+	recent  recent
+	written func() // called before raft knows that entries are written
 }
 
 // FirstIndex implements raft.LogStore.
@@ -86,6 +89,9 @@ func (s *fencedStore) LastIndex() (i uint64, err error) {
 // GetLog implements raft.LogStore. A missing entry is an ordinary answer (it may be compacted); anything else fences and reads
 // as an empty entry, because raft panics on an error where the entry is committed.
 func (s *fencedStore) GetLog(index uint64, log *raft.Log) error {
+	if s.recent.get(index, log) {
+		return nil
+	}
 	err := guarded("read entry", func() error { return s.disk.GetLog(index, log) })
 	if err == nil {
 		err = checkEntry(log)
@@ -114,7 +120,12 @@ func (s *fencedStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.fence.fault(); err != nil {
 		return err
 	}
-	return guarded("store entries", func() error { return s.disk.StoreLogs(logs) })
+	if err := guarded("store entries", func() error { return s.disk.StoreLogs(logs) }); err != nil {
+		return err
+	}
+	s.recent.add(logs)
+	s.written()
+	return nil
 }
 
 // DeleteRange implements raft.LogStore.
@@ -122,6 +133,7 @@ func (s *fencedStore) DeleteRange(first, last uint64) error {
 	if err := s.fence.fault(); err != nil {
 		return err
 	}
+	s.recent.clear()
 	return guarded("delete entries", func() error { return s.disk.DeleteRange(first, last) })
 }
 
@@ -194,15 +206,17 @@ const (
 // fencedTransport looks at every message before raft does.
 type fencedTransport struct {
 	*raft.NetworkTransport
-	fence  *fence
-	echoes echoes
-	out    chan raft.RPC
-	stop   chan struct{}
-	done   chan struct{}
+	fence    *fence
+	echoes   echoes
+	said     said
+	patience time.Duration // constant; how long an append may wait for the answer to a heartbeat
+	out      chan raft.RPC
+	stop     chan struct{}
+	done     chan struct{}
 }
 
-func newFencedTransport(t *raft.NetworkTransport, f *fence) *fencedTransport {
-	ft := &fencedTransport{NetworkTransport: t, fence: f, out: make(chan raft.RPC), stop: make(chan struct{}), done: make(chan struct{})}
+func newFencedTransport(t *raft.NetworkTransport, f *fence, patience time.Duration) *fencedTransport {
+	ft := &fencedTransport{NetworkTransport: t, fence: f, patience: patience, out: make(chan raft.RPC), stop: make(chan struct{}), done: make(chan struct{})}
 	go ft.run()
 	return ft
 }

@@ -46,6 +46,7 @@ type replica struct {
 
 	timing  Timing
 	echoes  *echoes
+	said    *said
 	contact contacts // which voters the leader cannot reach
 	obs     *raft.Observer
 	obsCh   chan raft.Observation
@@ -96,9 +97,10 @@ func openReplica(c replicaConfig) (*replica, error) {
 		Stream: r.streams, MaxPool: 2, Timeout: c.timing.RPC, Logger: logger, MsgpackUseNewTimeFormat: true,
 		MaxRPCsInFlight: inFlight,
 	})
-	transport := newFencedTransport(network, r.fence)
-	r.echoes = &transport.echoes
-	fenced := &fencedStore{disk: store, fence: r.fence}
+	transport := newFencedTransport(network, r.fence, 2*c.timing.Beat)
+	r.echoes, r.said = &transport.echoes, &transport.said
+	r.streams.dialled = r.said.forget
+	fenced := &fencedStore{disk: store, fence: r.fence, written: r.said.hurry}
 	if c.wrapDisk != nil {
 		fenced.disk = c.wrapDisk(store)
 	}
@@ -129,6 +131,7 @@ const inFlight = 1
 // abandon closes what a replica that did not start holds.
 func (r *replica) abandon(transport *fencedTransport) {
 	r.streams.Close()
+	transport.said.close()
 	if r.raft != nil {
 		r.raft.Shutdown().Error()
 	}
@@ -206,6 +209,7 @@ func raftConfig(c replicaConfig, logger *raftLog) *raft.Config {
 // stop ends raft and every goroutine and file it holds. Safe on a fenced replica.
 func (r *replica) stop() {
 	r.streams.Close() // first: calls in flight end at once instead of at their deadline
+	r.said.close()
 	r.flights.land()
 	r.raft.DeregisterObserver(r.obs)
 	r.raft.Shutdown().Error() // waits, and closes the transport

@@ -68,6 +68,7 @@ type raftStreams struct {
 	self     identity.NodeID
 	lineage  Lineage
 	open     func(ctx context.Context, id identity.NodeID) (Stream, error)
+	dialled  func(raft.ServerID) // told of every new stream, before anything is sent on it; constant after start
 	incoming chan *raftConn
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -197,6 +198,7 @@ func (s *raftStreams) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		stream.Close()
 		return nil, err
 	}
+	s.dialled(raft.ServerID(address))
 	stream.SetWriteDeadline(time.Now().Add(timeout))
 	if _, err := stream.Write(s.lineage.preamble()); err != nil {
 		c.Close()
