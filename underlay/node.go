@@ -96,8 +96,9 @@ func (n *node) pairKey() ([32]byte, error) {
 // send sends packets of one node over its active path.
 func (n *node) send(bufs [][]byte, data bool) error {
 	now := n.socket.now()
-	n.noteSent(now, data)
+	wireGuard := data || classify(bufs[0]) == classWireGuard
 	r := n.active.Load()
+	n.noteSent(now, data, !wireGuard && r.mayAnswer(now))
 	kept := !n.confirmed.Load() && n.park(bufs, now)
 	if r == nil {
 		n.askForPath()
@@ -107,7 +108,7 @@ func (n *node) send(bufs [][]byte, data bool) error {
 		n.socket.stats.drop(dropNoPath, len(bufs))
 		return ErrNoPath
 	}
-	if data || classify(bufs[0]) == classWireGuard {
+	if wireGuard {
 		n.countSent(r.source, bufs, now)
 	}
 	err := n.ship(bufs, r.endpoint)
@@ -125,7 +126,7 @@ func (n *node) sendDirect(bufs [][]byte, data bool) error {
 	if n.member.Load() == nil {
 		return ErrNoPath // revoked
 	}
-	n.noteSent(n.socket.now(), data)
+	n.noteSent(n.socket.now(), data, false)
 	r := n.active.Load()
 	if r == nil || r.relayed() {
 		n.askForPath()
@@ -201,10 +202,20 @@ func (n *node) unstick(r *route) *route {
 // that sends more often.
 const quietMin = time.Second
 
+// answerWithin a packet's arrival one of the control plane or of gossip is taken for its answer, or its acknowledgement, which nothing comes
+// back for: QUIC acknowledges within 25 ms, and both answer at once. Were it taken for a question, each question of the other side would
+// end in a check of the path. A question that is asked in this time is repeated, if it matters, and then counts.
+const answerWithin = 100 * time.Millisecond
+
+// mayAnswer reports whether what is sent over the route now may be an answer.
+func (r *route) mayAnswer(now instant) bool {
+	return r != nil && now-instant(r.source.received.Load()) < answerWithin
+}
+
 // noteSent keeps the instants that path upkeep needs, and wakes the owner if it has no reason to look after the node yet.
-func (n *node) noteSent(now instant, data bool) {
+func (n *node) noteSent(now instant, data, answer bool) {
 	last := n.sent.Swap(int64(now))
-	if n.owed.Load() == 0 {
+	if !answer && n.owed.Load() == 0 {
 		n.owed.Store(int64(now))
 	}
 	if data {

@@ -154,6 +154,53 @@ func TestIdlePeersCostLessThanTheirBudget(t *testing.T) {
 	})
 }
 
+// Who only answers is owed nothing: gossip's probes, every 20 s between neighbours, cost no checks. A question without an answer does.
+func TestAnAnsweredQuestionNeedsNoCheck(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var w underlaytest.Network
+		var p tap
+		var cut atomic.Bool
+		w.Set(underlaytest.Hooks{Latency: func(_, _ netip.AddrPort) time.Duration { return 5 * time.Millisecond }, See: p.hook,
+			Drop: func(_, _ netip.AddrPort, _ []byte) bool { return cut.Load() }})
+		a, b := onNetwork(t, &w, 0, "192.0.2.1"), onNetwork(t, &w, 1, "192.0.2.2")
+		defer a.Close()
+		defer b.Close()
+		a.knows(b)
+		b.knows(a)
+		a.mustConnect(b)
+		ask := func() (checks int) {
+			before := len(p.packets())
+			if err := a.SendGossip(b.id(), []byte("?")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+			select {
+			case <-b.Gossip():
+				if err := b.SendGossip(a.id(), []byte("!")); err != nil {
+					t.Fatal(err)
+				}
+			default:
+			}
+			time.Sleep(20 * time.Second)
+			for _, q := range p.packets()[before:] {
+				if classify(q.data) == classSTUN {
+					checks++
+				}
+			}
+			return checks
+		}
+		for range 100 {
+			if n := ask(); n > 0 {
+				t.Fatalf("%d packets of checks after a question that was answered", n)
+			}
+		}
+		cut.Store(true)
+		if ask() == 0 {
+			t.Error("no check after a question that was not answered")
+		}
+	})
+}
+
 func TestALostPathIsFoundOnDemand(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var w underlaytest.Network
