@@ -35,8 +35,10 @@ const (
 	retryMax   = 30 * time.Second
 	// yieldWait is how long we leave the field to the other side's exchange after ours has yielded to it.
 	yieldWait = 2 * time.Second
-	// refusedWait is how long a peer that has refused us for good is left alone.
-	refusedWait = 30 * time.Second
+	// refusedFirst to refusedMax: how long a peer that has refused us is left alone, doubled each time. The first refusals may only say that it has
+	// not heard yet that we are a member, which takes about a second.
+	refusedFirst = time.Second
+	refusedMax   = 30 * time.Second
 	// wantedFor is how long a wish for a tunnel is pursued after it was last expressed. Longer than the wait of a packet (3 s)
 	// and than the first retransmissions of TCP (1, 3, 7 s), so that these meet a tunnel already on its way.
 	wantedFor = 10 * time.Second

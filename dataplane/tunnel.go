@@ -188,7 +188,7 @@ func (s *tunnelState) onFailed(kind happening, now time.Time) []action {
 		return nil
 	case refused:
 		s.failures++
-		s.retryAt = now.Add(refusedWait)
+		s.retryAt = now.Add(backoff(refusedFirst, refusedMax, s.failures))
 		if s.live() {
 			return nil
 		}
@@ -196,20 +196,20 @@ func (s *tunnelState) onFailed(kind happening, now time.Time) []action {
 		return []action{reject, tellDown}
 	}
 	s.failures++
-	s.retryAt = now.Add(backoff(s.failures))
+	s.retryAt = now.Add(backoff(retryFirst, retryMax, s.failures))
 	if s.live() {
 		return nil
 	}
 	return []action{tellDown}
 }
 
-// backoff returns the wait after the given number of failures in a row.
-func backoff(failures int) time.Duration {
-	wait := retryFirst
-	for i := 1; i < failures && wait < retryMax; i++ {
+// backoff returns the wait after the given number of failures in a row: the first, doubled each time.
+func backoff(first, most time.Duration, failures int) time.Duration {
+	wait := first
+	for i := 1; i < failures && wait < most; i++ {
 		wait *= 2
 	}
-	return min(wait, retryMax)
+	return min(wait, most)
 }
 
 func (s *tunnelState) onCarried() []action {
@@ -275,7 +275,7 @@ func (s *tunnelState) tickOpen(e event, now time.Time, t timing) []action {
 			// Start over, while anyone still asks.
 			s.phase, s.kickAt, s.epoch, s.session = connecting, time.Time{}, 0, false
 			s.failures++
-			s.retryAt = now.Add(backoff(s.failures))
+			s.retryAt = now.Add(backoff(retryFirst, retryMax, s.failures))
 			return []action{hold, remove, tellDown}
 		}
 		s.kickAt = now.Add(kickFirst << s.kicks)

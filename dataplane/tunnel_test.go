@@ -64,8 +64,11 @@ func TestTunnelPolicy(t *testing.T) {
 		"refused for good": {
 			{0, just(wanted), []action{begin}},
 			{0, just(refused), []action{reject, tellDown}},
-			{1 * s, just(wanted), nil},
-			{refusedWait, just(wanted), []action{begin}},
+			{refusedFirst / 2, just(wanted), nil}, // it may not have heard of us yet
+			{refusedFirst, just(tick), []action{begin}},
+			{2 * s, just(refused), []action{reject, tellDown}},
+			{3 * s, just(wanted), nil},
+			{4 * s, just(tick), []action{begin}},
 		},
 		"yielded to the other side, which then gives up": {
 			{0, just(wanted), []action{begin}},

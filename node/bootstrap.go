@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
@@ -75,8 +76,8 @@ func (n *Node) introductions(ctx context.Context, token invitation.Token) []intr
 	return out
 }
 
-// seekBootstrap tries the bootstrap addresses, and those of the LAN that show our mesh's fingerprint, for as long as no member is alive, and tells
-// the rest of the node which member is at them.
+// seekBootstrap tries the bootstrap addresses, and those of the LAN that show our mesh's fingerprint, side by side for as long as no member is
+// alive, and tells the rest of the node which member is at them.
 func (m *membership) seekBootstrap() {
 	n := m.node
 	if len(n.cfg.Settings.Bootstrap) == 0 && n.lan == nil {
@@ -85,12 +86,18 @@ func (m *membership) seekBootstrap() {
 	for {
 		state := m.group.State()
 		if state.ActiveMembers() > 1 && !m.anybodyAlive() {
+			var contacts sync.WaitGroup
+			try := func(addrs []netip.AddrPort) {
+				for _, addr := range addrs {
+					contacts.Go(func() { m.contactBootstrap(addr) })
+				}
+			}
+			try(n.bootstrap(m.ctx))
 			if n.lan != nil {
-				n.lan.Ask() // what is heard by the next round counts
+				n.lan.Search(m.ctx, lanJoinWait)
+				try(n.lanMembers(state.Mesh.ID))
 			}
-			for _, addr := range append(n.bootstrap(m.ctx), n.lanMembers(state.Mesh.ID)...) {
-				m.contactBootstrap(addr)
-			}
+			contacts.Wait()
 		}
 		if !sleep(m.ctx, bootstrapAgain) {
 			return
@@ -102,8 +109,8 @@ func (m *membership) anybodyAlive() bool {
 	return slices.ContainsFunc(m.node.peers.All(), func(e peer.Entry) bool { return e.State == peer.Alive && e.ID != m.node.ID() })
 }
 
-// contactBootstrap finds out which member is at an address. The path that was checked on the way is there to be used; the address book keeps
-// it for gossip, which redials whom it holds.
+// contactBootstrap finds out which member is at an address, and begins to gossip with it. The path that was checked on the way is there to be used;
+// the address book keeps it for gossip, which redials whom it holds.
 func (m *membership) contactBootstrap(addr netip.AddrPort) {
 	n := m.node
 	at, err := n.socket.Contact(m.ctx, addr)
@@ -122,6 +129,9 @@ func (m *membership) contactBootstrap(addr netip.AddrPort) {
 	}
 	n.socket.Hint(e.ID, []netip.AddrPort{addr})
 	m.note(e.ID, []netip.AddrPort{addr})
+	if _, err := m.pool.Join(m.ctx, []identity.NodeID{e.ID}); err != nil {
+		n.log.Debug("gossip will try the member of the bootstrap address again", "peer", e.ID.Short(), "err", err)
+	}
 }
 
 // meet learns of a member that came while this node was away: with the certificate that it shows it gets into the peer table, and it has the state

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -165,8 +166,8 @@ type attempt struct {
 	err    error
 }
 
-// enrol asks all members of the token at all their addresses side by side, and whoever is at a bootstrap address. The first that lets us in wins. A member that could not decide (no
-// quorum in its reach) or was not reached leaves it to the others; the mesh's refusal is final.
+// enrol asks all members of the token at all their addresses side by side, and whoever is at a bootstrap address. The first that lets us in wins. A
+// member that could not decide (no quorum in its reach) or was not reached leaves it to the others; the mesh's refusal is final.
 func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -184,7 +185,7 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 		for _, i := range at {
 			go func() {
 				a := attempt{member: i.member, addr: i.addr}
-				a.answer, a.err = n.enrolAt(ctx, token, i.member, i.addr, asking)
+				a.answer, a.err = n.enrolAt(ctx, token, &a, asking)
 				results <- a
 			}()
 		}
@@ -215,34 +216,39 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 	return coordinator.Answer{}, joinFailure(failures)
 }
 
-// rememberIntroducers keeps where the token's members are, at once: a node that is killed a moment after it was admitted must find the mesh
-// again without its token.
+// rememberIntroducers keeps where the token's members are, and who let us in, at once: a node that is killed a moment after it was admitted must
+// find the mesh again without its token.
 func (n *Node) rememberIntroducers(token invitation.Token, a attempt) {
-	now := time.Now()
+	note := func(id identity.NodeID, addrs []netip.AddrPort) {
+		n.book.Note(id, addrs, time.Now())
+		n.socket.Hint(id, addrs)
+	}
 	for _, member := range token.Members {
-		addresses := member.Addresses
-		if member.ID == a.member {
-			addresses = append([]netip.AddrPort{a.addr}, addresses...)
-		}
-		n.book.Note(member.ID, addresses, now)
-		n.socket.Hint(member.ID, addresses)
+		note(member.ID, member.Addresses)
+	}
+	let := slices.IndexFunc(token.Members, func(m invitation.Member) bool { return m.ID == a.member })
+	if let < 0 {
+		note(a.member, []netip.AddrPort{a.addr}) // of --bootstrap or the LAN
+	} else {
+		note(a.member, append([]netip.AddrPort{a.addr}, token.Members[let].Addresses...))
 	}
 	if err := n.book.Flush(); err != nil {
 		n.log.Warn("address book not kept", "err", err)
 	}
 }
 
-func (n *Node) enrolAt(ctx context.Context, token invitation.Token, member identity.NodeID, addr netip.AddrPort, asking chan struct{},
-) (coordinator.Answer, error) {
-	to, err := n.socket.Contact(ctx, addr)
+// enrolAt makes one attempt, and notes which member was there.
+func (n *Node) enrolAt(ctx context.Context, token invitation.Token, a *attempt, asking chan struct{}) (coordinator.Answer, error) {
+	to, err := n.socket.Contact(ctx, a.addr)
 	if err != nil {
 		return coordinator.Answer{}, err
 	}
-	s, err := n.control.OpenTo(ctx, to, member, coordinator.ProtocolEnroll)
+	s, err := n.control.OpenTo(ctx, to, a.member, coordinator.ProtocolEnroll)
 	if err != nil {
 		return coordinator.Answer{}, err
 	}
 	defer s.Close()
+	a.member = s.Peer().ID
 	select {
 	case asking <- struct{}{}:
 		defer func() { <-asking }()

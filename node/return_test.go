@@ -32,3 +32,31 @@ func TestAMemberThatJoinedMeanwhileIsTheWayBack(t *testing.T) {
 		}
 	})
 }
+
+// Regression: who was let in by a member that its token does not name forgot where that member was, and was online without knowing anybody.
+func TestAnOldTokenIsGoodAtAnyMember(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		const founder, late, members = 0, 4, 3
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		first := b.start(founder, 0, localapi.Entry{New: "lab"}, nil)
+		invite, err := first.Invite(t.Context(), localapi.InviteRequest{Uses: members + 1}) // names the founder alone
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 1; i <= members; i++ {
+			b.start(i, 0, localapi.Entry{Token: invite.Token}, nil)
+		}
+		time.Sleep(time.Minute) // three vote
+		b.stop(founder)
+		b.start(late, 0, localapi.Entry{Token: invite.Token}, func(s *config.Settings) {
+			s.Bootstrap = []string{netip.AddrPortFrom(bubbleAddr(2, 0), s.Port).String()}
+		})
+		for i := 1; i <= members; i++ {
+			if ok, err := b.reaches(late, i); !ok {
+				t.Errorf("n%d is not reached: %v", i, err)
+			}
+		}
+	})
+}

@@ -134,6 +134,17 @@ func (c *Cable) Readdress() {
 	c.SetIPv4(address(c.at.ipv4, c.at.last))
 }
 
+// Renumber gives the link fresh addresses of both families.
+func (c *Cable) Renumber() {
+	c.at.lab.t.Helper()
+	c.Readdress()
+	if c.IPv6.IsValid() {
+		c.ip("addr", "del", netip.PrefixFrom(c.IPv6, c.at.ipv6.Bits()).String(), "dev", c.device)
+		c.IPv6 = address(c.at.ipv6, c.at.last)
+		c.addAddress(c.IPv6)
+	}
+}
+
 // addAddress adds an address and, where there is a gateway, the way out.
 func (c *Cable) addAddress(a netip.Addr) {
 	prefix, family := c.at.ipv4, "-4"
