@@ -32,7 +32,7 @@ func LAN() Timing {
 		Beat: 150 * time.Millisecond, Commit: 100 * time.Millisecond, RPC: time.Second, Tick: 500 * time.Millisecond,
 		Stable: 3 * time.Second, Grace: 15 * time.Second, Shrink: 60 * time.Second,
 		Ask: 2500 * time.Millisecond, Decide: 5 * time.Second,
-		Ping: 500 * time.Millisecond, Office: 900 * time.Millisecond, Poll: 10 * time.Minute, Seek: 5 * time.Second,
+		Ping: 500 * time.Millisecond, Office: 900 * time.Millisecond, Poll: 20 * time.Minute, Seek: 5 * time.Second,
 	}
 }
 
@@ -43,7 +43,7 @@ func WAN() Timing {
 		Beat: 250 * time.Millisecond, Commit: 200 * time.Millisecond, RPC: 4 * time.Second, Tick: 500 * time.Millisecond,
 		Stable: 15 * time.Second, Grace: 60 * time.Second, Shrink: 240 * time.Second,
 		Ask: 2500 * time.Millisecond, Decide: 10 * time.Second,
-		Ping: 600 * time.Millisecond, Office: 2500 * time.Millisecond, Poll: 10 * time.Minute, Seek: 10 * time.Second,
+		Ping: 600 * time.Millisecond, Office: 2500 * time.Millisecond, Poll: 20 * time.Minute, Seek: 10 * time.Second,
 	}
 }
 
