@@ -38,12 +38,8 @@ func DecideIssuers(s *State, o Observation) []Proposal {
 
 // ending tells whether the last third of an issuer certificate has begun.
 func ending(s *State, id identity.NodeID, now time.Time) bool {
-	i, ok := s.Issuer(id)
-	if !ok {
-		return false
-	}
-	c, err := certificate.ParseIssuer(i.Raw)
-	return err == nil && c.NotAfter.Sub(now) < certificate.IssuerLife/3
+	end, ok := s.trust.IssuerEnd(id)
+	return ok && end.Sub(now) < certificate.IssuerLife/3
 }
 
 // signerFor returns who can sign an issuer now, and the depth it can give.

@@ -2,9 +2,11 @@ package coordinator
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/certificate"
+	"github.com/phantommesh/phantommesh/crypto/identity"
 )
 
 // DecideRenewal reissues the certificates of members that are there before two thirds of their life are over. Who is away gets its own when it
@@ -12,6 +14,10 @@ import (
 // later does not.
 func DecideRenewal(s *State, o Observation) []Proposal {
 	var out []Proposal
+	if _, issuer := s.trust.IssuerDepth(o.Self, o.Now); !issuer {
+		return nil // what this leader signs, nobody takes: its own issuer was revoked
+	}
+	outcast := revokedIssuers(s)
 	for _, m := range s.Members {
 		if m.Status != Active || len(out) == proposalsPerTick {
 			continue
@@ -19,7 +25,7 @@ func DecideRenewal(s *State, o Observation) []Proposal {
 		switch {
 		case o.Now.After(renewAt(m)) && (o.alive(m.ID) || m.ID == o.Self):
 			out = append(out, Proposal{Action: Reissue, Node: m.ID, Why: "nearly two thirds of its life are over"})
-		case betrayed(s, m) && !o.Now.After(m.Certificate.NotAfter):
+		case betrayed(m, outcast) && !o.Now.After(m.Certificate.NotAfter):
 			out = append(out, Proposal{Action: Reissue, Node: m.ID, Why: "its issuer was revoked"})
 		}
 	}
@@ -34,11 +40,22 @@ func renewAt(m *Member) time.Time {
 	return c.NotBefore.Add(15*part + part*time.Duration(binary.BigEndian.Uint16(m.ID[:2]))>>16)
 }
 
-func betrayed(s *State, m *Member) bool {
-	_, signer, err := certificate.ParseMember(m.Raw)
-	if err != nil {
+// revokedIssuers are the issuers that were revoked; mostly none.
+func revokedIssuers(s *State) []identity.NodeID {
+	var out []identity.NodeID
+	for _, i := range s.Issuers {
+		if m, ok := s.Member(i.ID); ok && m.Status == Revoked {
+			out = append(out, i.ID)
+		}
+	}
+	return out
+}
+
+// betrayed tells whether one of the outcast signed a member's certificate. Parsing those of all members in every tick is what it avoids.
+func betrayed(m *Member, outcast []identity.NodeID) bool {
+	if len(outcast) == 0 {
 		return false
 	}
-	issuer, ok := s.Member(signer)
-	return ok && issuer.Status == Revoked
+	_, signer, err := certificate.ParseMember(m.Raw)
+	return err == nil && slices.Contains(outcast, signer)
 }

@@ -154,10 +154,18 @@ func pending(s *State, o Observation) bool {
 	return false
 }
 
+// fillable tells whether somebody is there to fill the group up who is an issuer or can be made one. After the last of those who make
+// issuers was revoked, nobody can.
+func fillable(s *State, o Observation) bool {
+	o.Unwilling = nil // who gave no signature just now may give one soon
+	_, _, signable := signerFor(s, o)
+	return slices.ContainsFunc(successors(s, o), func(id identity.NodeID) bool { return signable || s.MaySpeakRaft(id, o.Now) })
+}
+
 // removeSurplus makes an even group odd again when all of it is alive and nobody is there to fill it up.
 func removeSurplus(s *State, o Observation) (Proposal, bool) {
 	living := livingVoters(s, o)
-	if pending(s, o) || len(living) < len(o.Voters) || len(o.Voters) <= VotersFor(len(o.Voters)) || len(successors(s, o)) > 0 {
+	if pending(s, o) || len(living) < len(o.Voters) || len(o.Voters) <= VotersFor(len(o.Voters)) || fillable(s, o) {
 		return Proposal{}, false
 	}
 	var pick identity.NodeID

@@ -385,7 +385,7 @@ func (g *Group) signIssuerFor(asker identity.NodeID, body []byte) ([]byte, error
 	if err := wire.Unmarshal(body, &req); err != nil {
 		return nil, refuse(RefusedRequest, "the question does not decode")
 	}
-	if !g.state.Load().MaySpeakRaft(asker, g.cfg.Now()) {
+	if !g.heeds(asker) {
 		return nil, refuse(RefusedNotAllowed, "only a coordinator may ask for an issuer certificate")
 	}
 	return g.signIssuer(req.Node, req.Depth)

@@ -162,19 +162,29 @@ type revokeRequest struct {
 }
 
 func (g *Group) executeRevoke(ctx context.Context, r *replica, asker identity.NodeID, b revokeRequest) ([]byte, error) {
-	if voters, _ := r.servers(); len(voters) == 1 && b.Node == g.self {
-		return nil, refuse(RefusedNotAllowed, "this machine is the mesh's only coordinator; let it leave (phantom leave), so that it hands its "+
-			"duties over first, or add machines until others coordinate too")
-	} else if tooManyOut(g.ledgerState(r), voters, b.Node) {
-		return nil, refuse(RefusedNotAllowed, "coordinators that were revoked just now have not been replaced yet, and without this one too the rest would be no majority; "+
-			"try again in some seconds")
+	voters, _ := r.servers()
+	if err := MayRevoke(g.ledgerState(r), voters, g.self, b.Node); err != nil {
+		return nil, err
 	}
 	return nil, g.endMembership(ctx, r, asker, certificate.Revocation{Node: b.Node, Reason: b.Reason})
 }
 
+// MayRevoke tells whether the group can bear that a node is revoked now, by what its leader sees. Errors: *Refused.
+func MayRevoke(s *State, voters []identity.NodeID, leader, node identity.NodeID) error {
+	switch {
+	case len(voters) == 1 && node == leader:
+		return refuse(RefusedNotAllowed, "this machine is the mesh's only coordinator; let it leave (phantom leave), so that it hands its "+
+			"duties over first, or add machines until others coordinate too")
+	case tooManyOut(s, voters, leader, node):
+		return refuse(RefusedNotAllowed, "coordinators that were revoked just now have not been replaced yet, and without this one too the rest would be no majority; "+
+			"try again in some seconds")
+	}
+	return nil
+}
+
 // tooManyOut tells whether the group could not remove its outcast voters any more if another one were to go: nobody hears an outcast, and to
-// remove the first of them takes a majority of the others.
-func tooManyOut(s *State, voters []identity.NodeID, another identity.NodeID) bool {
+// remove the first of them takes a majority of the others. If it is the leader that goes, another must be elected before, by a majority of all.
+func tooManyOut(s *State, voters []identity.NodeID, leader, another identity.NodeID) bool {
 	if !slices.Contains(voters, another) {
 		return false
 	}
@@ -183,6 +193,9 @@ func tooManyOut(s *State, voters []identity.NodeID, another identity.NodeID) boo
 		if id != another && s.Active(id) {
 			in++
 		}
+	}
+	if another == leader {
+		return in <= len(voters)/2
 	}
 	return in <= (len(voters)-1)/2
 }

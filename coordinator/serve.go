@@ -98,11 +98,27 @@ func (g *Group) answerTo(ctx context.Context, asker Peer, q question) answer {
 	return answerOf(g.execute(ctx, r, asker.ID, q))
 }
 
+// CountsAsCoordinator tells whether a node may act as a coordinator towards one whose log has these voters: whom the mesh made an issuer, and any
+// other voter that is a member. That one has lost its certificate, because who signed it was revoked. Were it not heard, the only one left with the whole log
+// might be it, and nobody could lead; it leads to get another certificate, and all else that it signs before counts for nothing.
+func CountsAsCoordinator(s *State, voters []identity.NodeID, id identity.NodeID, now time.Time) bool {
+	return s.MaySpeakRaft(id, now) || s.Active(id) && contains(voters, id)
+}
+
+// heeds tells whether a node counts as a coordinator here.
+func (g *Group) heeds(id identity.NodeID) bool {
+	var voters []identity.NodeID
+	if r := g.current(); r != nil {
+		voters, _ = r.servers()
+	}
+	return CountsAsCoordinator(g.state.Load(), voters, id, g.cfg.Now())
+}
+
 // serveRaft accepts a raft stream: from whoever the mesh made a coordinator, and from nobody else. A node without a replica opens
 // one, for this is how it is told that it shall vote.
 func (g *Group) serveRaft(ctx context.Context, s Stream) {
 	from := s.Peer().ID
-	if !g.state.Load().MaySpeakRaft(from, g.cfg.Now()) {
+	if !g.heeds(from) {
 		s.Close()
 		g.PullSoon(from) // perhaps its certificate is newer than our state
 		return

@@ -298,13 +298,10 @@ func (c Coordinators) equal(o Coordinators) bool {
 // improvesIssuer tells whether an issuer certificate that is valid at a moment is better than the one its node has: that one is none then
 // (it has ended, its parent was revoked, or a wrong clock wrote it and it has not begun), has fewer rights, or a shorter life.
 func (s *State) improvesIssuer(i *certificate.Issuer, at time.Time) bool {
-	old, ok := s.Issuer(i.NodeID())
-	if !ok {
+	depth, usable := s.trust.IssuerDepth(i.NodeID(), at)
+	if !usable {
 		return true
 	}
-	known, err := certificate.ParseIssuer(old.Raw)
-	if _, usable := s.trust.IssuerDepth(old.ID, at); err != nil || !usable {
-		return true
-	}
-	return cmp.Or(cmp.Compare(i.Depth, known.Depth), i.NotAfter.Compare(known.NotAfter)) > 0
+	end, _ := s.trust.IssuerEnd(i.NodeID())
+	return cmp.Or(cmp.Compare(i.Depth, depth), i.NotAfter.Compare(end)) > 0
 }

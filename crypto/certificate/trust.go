@@ -260,6 +260,12 @@ func (t *Trust) IssuerDepth(id identity.NodeID, now time.Time) (depth uint8, ok 
 	return i.Depth, true
 }
 
+// IssuerEnd gives when a known issuer's certificate ends.
+func (t *Trust) IssuerEnd(id identity.NodeID) (end time.Time, ok bool) {
+	i, ok := t.issuers[id]
+	return i.NotAfter, ok
+}
+
 func checkTime(from, to, now time.Time) error {
 	switch {
 	case now.Before(from.Add(-SkewMax)):
