@@ -58,7 +58,7 @@ func (m *membership) dhtSeeds() []identity.NodeID {
 // dhtHint keeps what the table says of where a member is: a hint, as any other.
 func (m *membership) dhtHint(id identity.NodeID, addrs []netip.AddrPort) {
 	m.node.socket.Hint(id, addrs)
-	m.node.log.Info("found in the hash table", "peer", id.Short(), "addresses", len(addrs))
+	m.node.log.Debug("found in the hash table", "peer", id.Short(), "addresses", len(addrs))
 }
 
 // hasPath reports whether a member can be reached now.

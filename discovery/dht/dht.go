@@ -28,6 +28,9 @@ import (
 const (
 	// bucketSize is Kademlia's k: how many members keep a record. Members are up for days and proven, so 8 do for libp2p's 20.
 	bucketSize = 8
+	// resiliency is Kademlia's beta: how many of the closest must have answered before a search ends. It is all that keep a record: while a mesh
+	// starts, members store with those that they hold for the closest, and with libp2p's 3 one lookup of a hundred ended before it came to them.
+	resiliency = bucketSize
 	// concurrency is Kademlia's alpha: how many are asked at a time.
 	concurrency = 3
 	// quorum is how many answers a lookup compares before it takes the newest.
@@ -145,7 +148,7 @@ func New(cfg Config) (*DHT, error) {
 
 func (d *DHT) options(prefix protocol.ID) []kad.Option {
 	return []kad.Option{
-		kad.ProtocolPrefix(prefix), kad.Mode(kad.ModeServer), kad.BucketSize(bucketSize), kad.Concurrency(concurrency), kad.Datastore(d.store),
+		kad.ProtocolPrefix(prefix), kad.Mode(kad.ModeServer), kad.BucketSize(bucketSize), kad.Resiliency(resiliency), kad.Concurrency(concurrency), kad.Datastore(d.store),
 		kad.Validator(record.NamespacedValidator{namespace: d.validator}), kad.MaxRecordAge(recordAge), kad.ValueGCInterval(time.Hour),
 		kad.DisableProviders(), kad.DisableAutoRefresh(), kad.LookupCheckConcurrency(concurrency),
 		kad.WithCustomMessageSender(func(libp2phost.Host, []protocol.ID) kadpb.MessageSenderWithDisconnect { return d.messenger }),

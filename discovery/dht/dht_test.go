@@ -9,6 +9,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	kadpb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	record "github.com/libp2p/go-libp2p-record"
+	libp2p "github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/phantommesh/phantommesh/control"
 	"github.com/phantommesh/phantommesh/control/controltest"
 	"github.com/phantommesh/phantommesh/crypto/certificate"
@@ -22,11 +27,31 @@ type world struct {
 	t    testing.TB
 	mesh *controltest.Mesh
 	dhts []*DHT
+	rtt  time.Duration // of every question
 }
 
-func newWorld(t testing.TB, n int) *world {
+// far is a control plane on which a question takes a round trip.
+type far struct {
+	Control
+	rtt time.Duration
+}
+
+func (f far) Open(ctx context.Context, id identity.NodeID, protocol string) (*control.Stream, error) {
+	timer := time.NewTimer(f.rtt)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return f.Control.Open(ctx, id, protocol)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func newWorld(t testing.TB, n int) *world { return newFarWorld(t, n, 0) }
+
+func newFarWorld(t testing.TB, n int, rtt time.Duration) *world {
 	t.Helper()
-	w := &world{t: t, mesh: controltest.New(t, n)}
+	w := &world{t: t, mesh: controltest.New(t, n), rtt: rtt}
 	for i, node := range w.mesh.Nodes {
 		seeds := []identity.NodeID{w.mesh.Nodes[(i+1)%n].ID, w.mesh.Nodes[(i*7+3)%n].ID}
 		w.dhts = append(w.dhts, w.start(node, seeds, nil))
@@ -37,7 +62,7 @@ func newWorld(t testing.TB, n int) *world {
 func (w *world) start(node *controltest.Node, seeds []identity.NodeID, server func() bool) *DHT {
 	w.t.Helper()
 	d, err := New(Config{
-		Key: node.Key, Mesh: w.mesh.Root.ID(), Control: node.Host, Peers: node.Peers, Trust: node.Trust.Load, Chain: node.Chain.Load,
+		Key: node.Key, Mesh: w.mesh.Root.ID(), Control: far{node.Host, w.rtt}, Peers: node.Peers, Trust: node.Trust.Load, Chain: node.Chain.Load,
 		Seeds: func() []identity.NodeID { return seeds }, Server: server,
 	})
 	if err != nil {
@@ -95,6 +120,44 @@ func TestEveryMemberIsFoundByEveryOther(t *testing.T) {
 		hints, err := find(t, w.dhts[0], identity.NodeID{})
 		if err != nil || len(hints) < 3 {
 			t.Errorf("who is alive: %d hints, %v", len(hints), err)
+		}
+	})
+}
+
+// Regression: a lookup gave up when the three closest had answered. A record that was stored while the mesh was starting is with others of the eight.
+func TestARecordIsFoundThatTheClosestDoNotHave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 20)
+		w.publishAll()
+		sought := w.mesh.Stranger()
+		w.mesh.Enroll(sought)
+		key := keyOf(sought.ID)
+		value, err := newValue(recordAt(sought, 1, "192.0.2.200:1"), sought.Key, sought.Chain.Load())
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := kb.ConvertKey(key)
+		order := make([]libp2p.ID, 0, len(w.dhts))
+		for _, d := range w.dhts {
+			order = append(order, d.host.self)
+		}
+		order = kb.SortClosestPeers(order, target)
+		messenger, err := kadpb.NewProtocolMessenger(w.dhts[0].messenger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range order[bucketSize-2 : bucketSize] { // the two farthest of the eight
+			if p == w.dhts[0].host.self {
+				p = order[bucketSize-3]
+			}
+			if err := messenger.PutValue(t.Context(), p, record.MakePutRecord(key, value)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, d := range w.dhts {
+			if hints, err := find(t, d, sought.ID); err != nil || len(hints) != 1 {
+				t.Errorf("node %d finds %v, %v", i, hints, err)
+			}
 		}
 	})
 }
