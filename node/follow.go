@@ -50,7 +50,7 @@ func (m *membership) stateChanged() {
 	m.enforceRevocations(state)
 	m.adoptPolicy(state)
 	m.adoptKeys(state.Keyring.Keys)
-	m.spreadVersion(state.Version)
+	m.spreadVersion(state)
 	signal(m.publish)
 }
 
@@ -135,13 +135,10 @@ func (m *membership) cut(id identity.NodeID) {
 	m.node.socket.Forget(id)
 }
 
-// spreadVersion tells the others of a state that is newer than what they may have, once for each version.
-func (m *membership) spreadVersion(version uint64) {
-	m.mu.Lock()
-	news := version > m.spread
-	m.spread = max(m.spread, version)
-	m.mu.Unlock()
-	if !news {
+// spreadVersion tells the others of a state that is newer than what they may have.
+func (m *membership) spreadVersion(state *coordinator.State) {
+	version := state.Version
+	if !m.news.tell(version, state.Coordinators.Voter(m.node.ID())) {
 		return
 	}
 	if err := m.pool.Rumour(topicState, binary.BigEndian.AppendUint64(nil, version)); err != nil {
@@ -159,7 +156,9 @@ func (m *membership) followRumours() {
 			if r.Topic != topicState || len(r.Payload) != 8 {
 				continue
 			}
-			if version := binary.BigEndian.Uint64(r.Payload); version > m.group.State().Version {
+			version := binary.BigEndian.Uint64(r.Payload)
+			m.news.hear(version)
+			if version > m.group.State().Version {
 				m.group.PullSoon(r.From)
 			}
 		}

@@ -42,7 +42,8 @@ type membership struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 
-	keys    keyring              // only followState uses it
+	keys    keyring // only followState uses it
+	news    versionNews
 	changed chan struct{}        // 1: the ledger or its copy has changed
 	gone    chan identity.NodeID // whose last control connection has ended
 	publish chan struct{}        // 1: what we say of ourselves may have changed
@@ -52,7 +53,6 @@ type membership struct {
 	mu      sync.Mutex
 	cutOff  map[identity.NodeID]bool // revoked nodes whose tunnels and connections were ended
 	adopted map[identity.NodeID]uint64
-	spread  uint64                        // highest state version that we have spread a rumour of
 	voters  map[identity.NodeID]time.Time // since when each has been seen to vote
 }
 
