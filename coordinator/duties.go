@@ -33,6 +33,7 @@ type watcher struct {
 	heraldedAt  time.Time
 	keyring     uint64 // version of the keyring, seen by this leader since
 	keyringSeen time.Time
+	settled     settled
 }
 
 // steer does this node's duties, every tick and when something changed.
@@ -212,6 +213,11 @@ func (g *Group) lead(r *replica) {
 	}
 	g.herald(r)
 	o := g.observeMesh(r)
+	var ledger *State
+	r.machine.view(func(l *Ledger) { ledger = l.State() })
+	if g.watch.settled.spares(ledger, o) {
+		return
+	}
 	for _, d := range Deciders {
 		if d.Staged {
 			g.observeStaged(r, &o)
@@ -220,6 +226,7 @@ func (g *Group) lead(r *replica) {
 			if i == proposalsPerTick || g.ctx.Err() != nil {
 				break
 			}
+			g.watch.settled.stir(o.Now)
 			if err := g.carryOut(r, p); err != nil {
 				g.cfg.Log.Warn("coordinator: a decision could not be carried out", "decider", d.Name, "action", p.Action.String(), "peer", p.Node.Short(), "err", err)
 				break
@@ -243,7 +250,9 @@ func (g *Group) abdicateIfTooOld(r *replica) error {
 	return frozen
 }
 
-func (w *watcher) forgetSight() { w.alive, w.gone, w.keyringSeen = nil, nil, time.Time{} }
+func (w *watcher) forgetSight() {
+	w.alive, w.gone, w.keyringSeen, w.settled = nil, nil, time.Time{}, settled{}
+}
 
 // observeMesh brings the watcher up to date and returns what the deciders see.
 func (g *Group) observeMesh(r *replica) Observation {

@@ -47,10 +47,18 @@ type replica struct {
 	timing  Timing
 	echoes  *echoes
 	said    *said
+	parsed  parsed
 	contact contacts // which voters the leader cannot reach
 	obs     *raft.Observer
 	obsCh   chan raft.Observation
 	obsDone chan struct{}
+}
+
+// parsed are the servers of raft's configuration as node IDs: they are asked for all the time and change rarely.
+type parsed struct {
+	mu             sync.Mutex
+	servers        []raft.Server
+	voters, staged []identity.NodeID
 }
 
 // replicaConfig is what a replica is opened with.
@@ -309,7 +317,13 @@ func (r *replica) leads() bool { return r.raft.State() == raft.Leader }
 
 // servers returns the latest configuration: voters, and those that catch up to become voters.
 func (r *replica) servers() (voters, staged []identity.NodeID) {
-	for _, s := range r.raft.GetConfiguration().Configuration().Servers {
+	servers := r.raft.GetConfiguration().Configuration().Servers
+	r.parsed.mu.Lock()
+	defer r.parsed.mu.Unlock()
+	if slices.Equal(servers, r.parsed.servers) {
+		return slices.Clone(r.parsed.voters), slices.Clone(r.parsed.staged)
+	}
+	for _, s := range servers {
 		id, err := identity.ParseNodeID(string(s.ID))
 		if err != nil {
 			continue
@@ -320,7 +334,9 @@ func (r *replica) servers() (voters, staged []identity.NodeID) {
 			staged = append(staged, id)
 		}
 	}
-	return sortedIDs(voters), sortedIDs(staged)
+	voters, staged = sortedIDs(voters), sortedIDs(staged)
+	r.parsed.servers, r.parsed.voters, r.parsed.staged = servers, slices.Clone(voters), slices.Clone(staged)
+	return voters, staged
 }
 
 // leader returns who leads as far as this replica knows; zero if nobody.
