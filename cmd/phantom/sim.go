@@ -39,6 +39,7 @@ type simEntry struct {
 	Proves string `json:"proves"`
 	Nodes  int    `json:"nodes"`
 	For    string `json:"for"`
+	Tier   string `json:"tier"` // mesh: whole nodes; decide: their decisions alone
 }
 
 func (a *app) simListVerb() *cobra.Command {
@@ -53,8 +54,9 @@ func (a *app) simListVerb() *cobra.Command {
 			}
 			entries := []simEntry{}
 			for _, s := range all {
-				entries = append(entries, simEntry{s.Name, s.Proves, s.Nodes(), s.For.String()})
+				entries = append(entries, simEntry{s.Name, s.Proves, s.Nodes(), s.For.String(), "mesh"})
 			}
+			entries = append(entries, decideEntry)
 			if a.json {
 				return a.printJSON(map[string]any{"scenarios": entries})
 			}
@@ -74,6 +76,8 @@ type simFlags struct {
 	nodes int
 	run   time.Duration
 	exact bool
+
+	decide decideFlags
 }
 
 func (a *app) simRunVerb() *cobra.Command {
@@ -85,11 +89,20 @@ func (a *app) simRunVerb() *cobra.Command {
 			"`phantom sim list`, or the path of a YAML file (with a slash or a dot in it).\n\n" +
 			"The seed fixes the network, the faults and the nodes' own randomness, but not the scheduling of the libraries inside: a run that\n" +
 			"is repeated with its seed is much like the first, not its copy. With --replay (Linux, amd64) nothing is left to chance: every run\n" +
-			"with this flag, the same seed and the same program is the same, packet for packet, as the trace that it prints shows.",
+			"with this flag, the same seed and the same program is the same, packet for packet, as the trace that it prints shows.\n\n" +
+			"`decide` is another tier: no nodes, only the decisions that they are made of, by the thousand. Each run is one thread and follows\n" +
+			"from its seed alone, byte for byte, on every machine. It makes --runs of them, each with the next seed, or as many as fit into\n" +
+			"--for on the wall; --seed alone makes one.",
 		Args: oneArg,
 		RunE: action(func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("seed") {
 				f.seed = rand.Uint64()
+			}
+			if args[0] == decideEntry.Name {
+				return a.runDecide(cmd, f)
+			}
+			if err := only(cmd, args[0], "runs", "part", "without", "events"); err != nil {
+				return err
 			}
 			s, err := f.scenario(cmd, args[0])
 			if err != nil {
@@ -117,6 +130,7 @@ func (a *app) simRunVerb() *cobra.Command {
 	cmd.Flags().IntVar(&f.nodes, "nodes", 0, "run with `N` machines instead of the scenario's own number")
 	cmd.Flags().DurationVar(&f.run, "for", 0, "virtual `TIME` to run (default: the scenario's own); what it does later is left out")
 	cmd.Flags().BoolVar(&f.exact, "replay", false, "leave nothing to chance: all runs with this and the same seed are equal")
+	f.decide.add(cmd)
 	return a.jsonFlag(cmd)
 }
 

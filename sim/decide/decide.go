@@ -14,6 +14,7 @@ import (
 // Options says what to run. The zero value runs every part.
 type Options struct {
 	Parts []string // names of Parts; empty: all
+	Nodes int      // machines of the part group, up to NodesMax; 0: drawn from the seed
 	// Without leaves out faults, by number: what is left of a run after shrinking. Only with one part.
 	Without []int
 
@@ -34,12 +35,13 @@ type Result struct {
 
 // Violation is a promise that was broken.
 type Violation struct {
-	Part   string
-	Rule   string        // the checker
-	At     time.Duration // virtual time since the run began
-	What   string
-	Last   []string // events before it, the oldest first
-	Replay string   // the command that shows it again
+	Seed   uint64        `json:"seed"`
+	Part   string        `json:"part"`
+	Rule   string        `json:"checker"`
+	At     time.Duration `json:"at_ns"` // virtual, since the run began
+	What   string        `json:"text"`
+	Last   []string      `json:"before"` // events, the oldest first
+	Replay string        `json:"replay"` // the command that shows it again
 }
 
 // Error tells everything that a person needs to look into it.
@@ -73,6 +75,9 @@ func (o Options) Check() error {
 			return fmt.Errorf("no part %q; there are %s", name, strings.Join(Parts(), ", "))
 		}
 	}
+	if o.Nodes < 0 || o.Nodes > NodesMax {
+		return fmt.Errorf("%d machines; 1 to %d", o.Nodes, NodesMax)
+	}
 	if len(o.Without) > 0 && len(o.Parts) != 1 {
 		return fmt.Errorf("faults are numbered by part: to leave some out, name one part (%s)", strings.Join(Parts(), ", "))
 	}
@@ -94,7 +99,7 @@ func Run(seed uint64, o Options) Result {
 		out.Events, out.Virtual, out.Faults = out.Events+w.events, out.Virtual+w.now, out.Faults+w.faults
 		all.Write(w.trace.Sum(nil))
 		if w.violation != nil {
-			w.violation.Replay = replay(seed, p.name, o.Without)
+			w.violation.Replay = replay(seed, p.name, o)
 			out.Violation = w.violation
 			break
 		}
@@ -104,14 +109,13 @@ func Run(seed uint64, o Options) Result {
 }
 
 // replay is the command that repeats one part of a run.
-func replay(seed uint64, part string, without []int) string {
+func replay(seed uint64, part string, o Options) string {
 	s := fmt.Sprintf("phantom sim run decide --seed %d --part %s", seed, part)
-	if len(without) > 0 {
-		var list []string
-		for _, n := range without {
-			list = append(list, strconv.Itoa(n))
-		}
-		s += " --without " + strings.Join(list, ",")
+	if o.Nodes > 0 {
+		s += fmt.Sprintf(" --nodes %d", o.Nodes)
+	}
+	for i, n := range o.Without {
+		s += [2]string{" --without ", ","}[min(i, 1)] + strconv.Itoa(n)
 	}
 	return s
 }

@@ -21,7 +21,9 @@ import (
 // replaced after an election by any voter that reaches one.
 
 const (
-	machinesMax = 12
+	machinesMax = 12 // unless a number is asked for
+	// NodesMax is how many machines can be asked for: the identities of a thousand take some seconds to make.
+	NodesMax = 2000
 	// day0 is what the clocks show when a run begins.
 	day0 = 1_767_225_600 // 2026-01-01 00:00 UTC
 )
@@ -99,15 +101,27 @@ type token struct {
 	uses uint32
 }
 
-// keys are the identities of all runs: making them costs more than a run. Runs that use them are told apart by their seed.
-var keys = sync.OnceValues(func() ([]*identity.Key, *identity.RootKey) {
-	source := rand.NewChaCha8([32]byte([]byte("phantommesh decide identities v1")))
-	var out []*identity.Key
-	for range machinesMax {
-		out = append(out, must(identity.Generate(source)))
+// identities are those of all runs, the first ones always the same: making them costs more than a run.
+var identities struct {
+	mu     sync.Mutex
+	source *rand.ChaCha8
+	root   *identity.RootKey
+	keys   []*identity.Key
+}
+
+func keys(n int) ([]*identity.Key, *identity.RootKey) {
+	i := &identities
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.source == nil {
+		i.source = rand.NewChaCha8([32]byte([]byte("phantommesh decide identities v1")))
+		i.root = must(identity.GenerateRoot(i.source))
 	}
-	return out, must(identity.GenerateRoot(source))
-})
+	for len(i.keys) < n {
+		i.keys = append(i.keys, must(identity.Generate(i.source)))
+	}
+	return i.keys[:n], i.root
+}
 
 var regions = []string{"home", "east", "west"}
 
@@ -133,10 +147,13 @@ func newGroup(w *world) *group {
 	if chance(w.random, 0.3) {
 		g.timing = coordinator.WAN()
 	}
-	all, root := keys()
-	g.root = root
 	n := 1 + w.random.IntN(machinesMax)
-	for i, k := range w.random.Perm(machinesMax)[:n] {
+	if w.nodes > 0 {
+		n = w.nodes
+	}
+	all, root := keys(max(n, machinesMax))
+	g.root = root
+	for i, k := range w.random.Perm(len(all))[:n] {
 		m := &machine{name: fmt.Sprint("m", i), key: all[k], id: all[k].ID(), region: pick(w.random, regions), up: true, poor: chance(w.random, 0.2),
 			skew: drawSkew(w.random)}
 		g.machines = append(g.machines, m)
@@ -185,6 +202,9 @@ func (g *group) found() {
 	m := g.machines[0]
 	// Few addresses, so that they run out and are given a second time.
 	prefix := pick(g.random, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/28"), netip.MustParsePrefix("10.86.0.0/16")})
+	if len(g.machines) > machinesMax {
+		prefix = netip.MustParsePrefix("10.86.0.0/16")
+	}
 	f := coordinator.Founding{MeshName: "lab", NodeName: m.name, Region: m.region, IPv4: prefix}
 	command := must(g.author(m).Found(f, g.root))
 	g.voters, g.leader, g.term = []identity.NodeID{m.id}, m, 1

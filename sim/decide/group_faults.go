@@ -36,7 +36,11 @@ var groupFaults = []struct {
 
 // schedule draws what will happen before end. The mesh first gets some members.
 func (g *group) schedule(end time.Duration) {
-	for range g.random.IntN(machinesMax) {
+	joins := g.random.IntN(machinesMax)
+	if g.nodes > 0 {
+		joins = g.nodes - 1
+	}
+	for range joins {
 		g.fault(between(g.random, 0, 20*time.Second), func(r *rand.Rand) { g.joins(r) })
 	}
 	total := 0

@@ -33,6 +33,7 @@ type world struct {
 
 	faults    int
 	without   []int
+	nodes     int // 0: to be drawn
 	bugs      bugs
 	violation *Violation
 }
@@ -60,7 +61,7 @@ func (e *events) Pop() any {
 }
 
 func newWorld(seed uint64, part string, o Options) *world {
-	w := &world{seed: seed, part: part, trace: sha256.New(), told: o.Events, without: o.Without, bugs: o.bugs}
+	w := &world{seed: seed, part: part, trace: sha256.New(), told: o.Events, without: o.Without, nodes: o.Nodes, bugs: o.bugs}
 	w.random = w.stream("part")
 	return w
 }
@@ -147,7 +148,7 @@ func (w *world) note(format string, args ...any) {
 // fail ends the run with a violation.
 func (w *world) fail(rule, format string, args ...any) {
 	what := fmt.Sprintf(format, args...)
-	w.violation = &Violation{Part: w.part, Rule: rule, At: w.now, What: what, Last: slices.Clone(w.recent)}
+	w.violation = &Violation{Seed: w.seed, Part: w.part, Rule: rule, At: w.now, What: what, Last: slices.Clone(w.recent)}
 	w.note("violation of %q: %s", rule, what)
 	panic(stopped{})
 }
