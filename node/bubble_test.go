@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -82,11 +83,11 @@ func TestAWholeMeshRunsInVirtualTime(t *testing.T) {
 
 func bubbleNode(t *testing.T, host *underlaytest.Host, state string, i int) *node.Node {
 	t.Helper()
-	return changedNode(t, host, state, i, nil)
+	return changedNode(t, host, state, i, slog.New(slog.DiscardHandler), nil)
 }
 
-// changedNode is a node with settings of its own.
-func changedNode(t *testing.T, host *underlaytest.Host, state string, i int, change func(*config.Settings)) *node.Node {
+// changedNode is a node with settings and a log of its own.
+func changedNode(t *testing.T, host *underlaytest.Host, state string, i int, log *slog.Logger, change func(*config.Settings)) *node.Node {
 	t.Helper()
 	s := config.Defaults()
 	s.State, s.Name = state, fmt.Sprintf("n%d", i)
@@ -94,7 +95,7 @@ func changedNode(t *testing.T, host *underlaytest.Host, state string, i int, cha
 		change(&s)
 	}
 	n, err := node.New(node.Config{
-		Settings: s, Bind: host, NoSync: true, Log: slog.New(slog.DiscardHandler),
+		Settings: s, Bind: host, NoSync: true, Log: log,
 		OpenInterface: func(spec node.InterfaceSpec) (dataplane.Interface, error) {
 			return dataplane.OpenPipe(spec.Addresses, spec.MTU), nil
 		},
@@ -116,6 +117,25 @@ type bubbleMesh struct {
 	dir     string
 	network underlaytest.Network
 	running map[int]*bubbleRun
+	logs    map[int]*bubbleLog
+}
+
+// bubbleLog is what a node has logged, over all its runs.
+type bubbleLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *bubbleLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *bubbleLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 type bubbleRun struct {
@@ -125,7 +145,7 @@ type bubbleRun struct {
 }
 
 func newBubbleMesh(t *testing.T, dir string) *bubbleMesh {
-	b := &bubbleMesh{t: t, dir: dir, running: map[int]*bubbleRun{}}
+	b := &bubbleMesh{t: t, dir: dir, running: map[int]*bubbleRun{}, logs: map[int]*bubbleLog{}}
 	b.network.Set(underlaytest.Hooks{Latency: func(_, _ netip.AddrPort) time.Duration { return 5 * time.Millisecond }})
 	return b
 }
@@ -138,13 +158,17 @@ func bubbleAddr(i, place int) netip.Addr {
 // start runs node i at a place, from what it kept, and in the mesh that the entry leads to.
 func (b *bubbleMesh) start(i, place int, e localapi.Entry, change func(*config.Settings)) *node.Node {
 	b.t.Helper()
-	n := changedNode(b.t, b.network.Host(bubbleAddr(i, place)), filepath.Join(b.dir, fmt.Sprint(i)), i, change)
+	if b.logs[i] == nil {
+		b.logs[i] = new(bubbleLog)
+	}
+	log := slog.New(slog.NewTextHandler(b.logs[i], &slog.HandlerOptions{Level: slog.LevelDebug}))
+	n := changedNode(b.t, b.network.Host(bubbleAddr(i, place)), filepath.Join(b.dir, fmt.Sprint(i)), i, log, change)
 	ctx, cancel := context.WithCancel(context.Background())
 	run := &bubbleRun{node: n, stop: cancel, ended: make(chan error, 1)}
 	b.running[i] = run
 	go func() { run.ended <- n.Run(ctx) }()
 	if err := n.Enter(b.t.Context(), e); err != nil {
-		b.t.Fatal(err)
+		b.t.Fatalf("n%d: %v\n%s", i, err, b.logs[i])
 	}
 	return n
 }

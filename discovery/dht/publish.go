@@ -14,6 +14,9 @@ const (
 	// publishAgain is the time after which the own record is stored anew, a third of its age: two attempts may fail, and members closer to it
 	// may have come.
 	publishAgain = 24 * time.Hour
+	// publishSoon is when the first record of a run is stored again: a mesh that starts as a whole knows few of its members yet, and stores with some
+	// that are not the closest.
+	publishSoon = 10 * time.Minute
 	// publishSettle is how long a change may be followed by others before it is stored, publishPause the least time between two
 	// stores, so that a node whose address flaps does not busy eight others.
 	publishSettle = 10 * time.Second
@@ -64,14 +67,15 @@ func (d *DHT) publish() {
 	case <-d.ctx.Done():
 		return
 	}
+	next := publishSoon
 	for retry := retryMin; d.sleep(publishSettle); {
-		wait, pause := publishAgain, publishPause
+		wait, pause := next, publishPause
 		if err := d.put(); err != nil {
 			d.log.Debug("dht: own record not stored", "err", err, "again", retry)
 			wait, pause = retry, retryMin
 			retry = min(2*retry, retryMax)
 		} else {
-			retry = retryMin
+			retry, next = retryMin, publishAgain
 		}
 		if !d.sleep(pause) {
 			return
