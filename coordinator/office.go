@@ -99,10 +99,13 @@ func (g *Group) patience(r *replica, id identity.NodeID, server bool) time.Durat
 		w = &watch{since: time.Now()}
 		g.offices.watches[id] = w
 	}
+	// Both count always: who has just become a server was heard of by beats only, who has just ceased to be one by Raft only.
 	heard := time.Unix(0, w.heard.Load())
+	if echo := r.echoes.lastHeard(id); echo.After(heard) {
+		heard = echo
+	}
 	if server {
 		w.end()
-		heard = r.echoes.lastHeard(id)
 	} else if w.cancel == nil {
 		ctx, cancel := context.WithCancel(g.ctx)
 		w.cancel = cancel

@@ -3,6 +3,8 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,13 +73,29 @@ func (l *lab) inOffice(region string) (n int) {
 	return n
 }
 
+// describeOffices tells who would serve a region, and since which term.
+func (l *lab) describeOffices(region string) (text string) {
+	for _, m := range l.nodes {
+		if m.group == nil {
+			continue
+		}
+		if o, ok := m.group.Office(); ok && o.Region == region {
+			text += fmt.Sprintf("\n%s: term %d, state %d, last beat %v ago, leads %v", m.name, o.Term, m.group.Version(), m.group.beats.since(), m == l.leader())
+			if r := m.group.current(); r != nil {
+				text += fmt.Sprintf(", raft term %d, state %v, contact %v ago", r.raft.CurrentTerm(), r.raft.State(), time.Since(r.raft.LastContact()))
+			}
+		}
+	}
+	return text
+}
+
 // oneInOffice waits for a condition and fails if a region ever has two in office meanwhile.
 func (l *lab) oneInOffice(within time.Duration, what string, ok func() bool) time.Duration {
 	l.t.Helper()
 	return l.eventually(within, what, func() bool {
 		for _, region := range []string{"home", "east"} {
 			if n := l.inOffice(region); n > 1 {
-				l.t.Fatalf("%d coordinators of %s are in office", n, region)
+				l.t.Fatalf("%d coordinators of %s are in office:%s", n, region, l.describeOffices(region))
 			}
 		}
 		return ok()
@@ -115,6 +133,42 @@ func TestALostCoordinatorOfARegionIsReplaced(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A region's coordinator that is taken into the group has been heard of all the time, if by beats until then.
+func TestACoordinatorThatBecomesAVoterStays(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		home, east := l.regions()
+		stays := l.agree("east", east...)
+		_, term, _ := home[0].group.State().RegionCoordinator("east")
+		voters := func() (v []identity.NodeID) {
+			if lead := l.leader(); lead != nil {
+				v, _ = lead.group.current().servers()
+			}
+			return v
+		}
+		for _, m := range home {
+			if slices.Contains(voters(), stays.id()) {
+				break
+			}
+			if m != l.leader() && m != l.agree("home", home...) {
+				m.kill()
+				l.oneInOffice(10*time.Minute, "another votes in its place", func() bool {
+					v := voters()
+					return len(v) == 5 && !slices.Contains(v, m.id())
+				})
+				time.Sleep(10 * time.Second)
+			}
+		}
+		if !slices.Contains(voters(), stays.id()) {
+			t.Fatal("the coordinator of east was not taken into the group")
+		}
+		if m := l.agree("east", l.leader()); m != stays {
+			t.Error("it was replaced although it was there all the time")
+		} else if _, now, _ := l.leader().group.State().RegionCoordinator("east"); now != term {
+			t.Errorf("term %d after %d", now, term)
+		}
+	})
 }
 
 // aliveState is the state of the first of a list that runs.

@@ -119,6 +119,13 @@ type announcement struct {
 	signed []byte
 }
 
+// turn is a lock that is held over a timed wait of memberlist's. Who waits for it waits at a channel: virtual time (testing/synctest)
+// goes on past that, and stands still for a sync.Mutex.
+type turn chan struct{}
+
+func (t turn) Lock()   { t <- struct{}{} }
+func (t turn) Unlock() { <-t }
+
 // Pool is this node's membership in the mesh's gossip. It is safe for concurrent use.
 type Pool struct {
 	// Constant after New.
@@ -154,7 +161,7 @@ type Pool struct {
 	// recordMu guards the making of announced.
 	recordMu sync.Mutex
 	// life guards what memberlist forbids to mix: UpdateNode, Leave and Shutdown. Before recordMu, never with roster or admission.
-	life   sync.Mutex
+	life   turn
 	closed bool
 	left   chan struct{} // nil until Leave; closed when memberlist's has ended
 }
@@ -169,7 +176,7 @@ func New(cfg Config) (*Pool, error) {
 		self: cfg.Self, selfName: cfg.Self.String(), key: cfg.Key, mesh: cfg.Mesh, peers: cfg.Peers,
 		profile: cfg.Profile, book: cfg.Book, log: cfg.Log, stats: &counters{},
 		roster: newRoster(), admission: newAdmission(cfg.Self, cfg.Mesh, cfg.Peers),
-		events: make(chan Event, eventsMax), announce: make(chan struct{}, 1),
+		events: make(chan Event, eventsMax), announce: make(chan struct{}, 1), life: make(turn, 1),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.seeking, p.rest = context.WithCancel(p.ctx)
