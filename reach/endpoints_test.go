@@ -146,3 +146,27 @@ func TestAMemberCannotMakeUsPunchAllTheTime(t *testing.T) {
 		t.Errorf("%d attempts in ten minutes, at most %d", admitted, most)
 	}
 }
+
+func TestAnAttemptThatIsPutOffCostsNothing(t *testing.T) {
+	var p pace
+	now := epoch
+	for range 10 {
+		if !p.due(now) || !p.admit(now) {
+			t.Fatalf("no attempt %v on", now.Sub(epoch))
+		}
+		p.putOff(now, time.Second)
+		if p.due(now) {
+			t.Fatal("it may ask again at once")
+		}
+		now = p.next
+	}
+	if p.attempts != 0 {
+		t.Errorf("%d failures counted", p.attempts)
+	}
+	for range 2 * punchBurst {
+		p.putOff(now, 0)
+	}
+	if p.budget > punchBurst {
+		t.Errorf("putting off filled the budget to %v", p.budget)
+	}
+}

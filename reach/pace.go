@@ -20,8 +20,9 @@ const (
 	punchGap      = 15 * time.Second
 	punchesMax    = 4
 	fanGap        = 10 * time.Minute
-	// fansPerPeer: one fan misses with 2 %, and more where the router forgets mappings under the load.
-	fansPerPeer = 2
+	// fansPerPeer: one fan misses with 2 %, and more where the router forgets mappings under the load; a router that restarts asks for
+	// another. All four in fanGap are 2 KB/s.
+	fansPerPeer = 4
 	fanBurst    = 4
 	fanRest     = 15 * time.Second
 )
@@ -47,6 +48,15 @@ func (p *pace) due(now time.Time) bool { return !now.Before(p.next) }
 func (p *pace) attempted(now time.Time) {
 	p.next = now.Add(punchBackoff[min(p.attempts, len(punchBackoff)-1)])
 	p.attempts++
+}
+
+// putOff notes an attempt of ours that the peer refused for now: it cost no checks, and so nothing of the budget. Without this two that
+// begin at about the same time, as both do when a router restarts, use up each other's budgets with attempts that come to nothing.
+func (p *pace) putOff(now time.Time, wait time.Duration) {
+	p.budget = min(punchBurst, p.budget+1)
+	if later := now.Add(wait); p.next.Before(later) {
+		p.next = later
+	}
 }
 
 // renew forgets the failures: the network of one of the two has changed. A burst of changes does not make a burst of attempts.

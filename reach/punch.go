@@ -33,7 +33,7 @@ func (r *Reach) punch(id identity.NodeID) {
 	} else {
 		p.Result = why
 	}
-	r.endPunch(id, p, why == punchTexts[punchBusy])
+	r.endPunch(id, p)
 }
 
 // agree tells a member our situation and hears its; why says why nothing came of it.
@@ -101,7 +101,7 @@ func (r *Reach) servePunch(_ context.Context, s Stream) {
 		defer cancel()
 		p.Strategy, p.Result = r.carryOut(bounded, id, brief{situation, a.Fan})
 	}
-	r.endPunch(id, p, false)
+	r.endPunch(id, p)
 }
 
 // brief is what a member told us for one attempt.
@@ -169,8 +169,8 @@ func (r *Reach) joinPunch(id identity.NodeID) punchCode {
 	return 0
 }
 
-// endPunch gives the place back and notes how it went. An attempt that gave way to the peer's own counts for nothing.
-func (r *Reach) endPunch(id identity.NodeID, p Punch, gaveWay bool) {
+// endPunch gives the place back and notes how it went. An attempt that the peer put off, and nobody sent a check for, is no failure.
+func (r *Reach) endPunch(id identity.NodeID, p Punch) {
 	now := time.Now()
 	p.Took = now.Sub(p.At)
 	r.mu.Lock()
@@ -181,11 +181,16 @@ func (r *Reach) endPunch(id identity.NodeID, p Punch, gaveWay bool) {
 	} else {
 		h.joined--
 	}
+	gaveWay := p.Result == punchTexts[punchBusy]
 	switch {
 	case p.Result == punchDirect:
 		h.pace.attempts, h.pace.next = 0, time.Time{}
 		r.count.punched.Add(1)
-	case !gaveWay:
+	case gaveWay:
+		h.pace.putOff(now, punchBackoff[0])
+	case p.Result == punchTexts[punchPaced]:
+		h.pace.putOff(now, punchGap)
+	default:
 		h.pace.attempted(now)
 	}
 	if !gaveWay {

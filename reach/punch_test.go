@@ -240,9 +240,9 @@ func TestBothMayBeginAtOnce(t *testing.T) {
 		if code := higher.reach.joinPunch(lower.id); code != 0 {
 			t.Errorf("the higher does not join the lower's: %d", code)
 		}
-		higher.reach.endPunch(lower.id, Punch{At: now, Began: true, Result: punchTexts[punchBusy]}, true)
-		higher.reach.endPunch(lower.id, Punch{At: now, Result: punchDirect}, false)
-		lower.reach.endPunch(higher.id, Punch{At: now, Began: true, Result: punchDirect}, false)
+		higher.reach.endPunch(lower.id, Punch{At: now, Began: true, Result: punchTexts[punchBusy]})
+		higher.reach.endPunch(lower.id, Punch{At: now, Result: punchDirect})
+		lower.reach.endPunch(higher.id, Punch{At: now, Began: true, Result: punchDirect})
 		if !lower.reach.beginPunch(higher.id, now) || !higher.reach.beginPunch(lower.id, now) {
 			t.Error("places were not given back")
 		}
