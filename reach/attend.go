@@ -97,11 +97,16 @@ func (r *Reach) dueProbes(offering []identity.NodeID, probed time.Time) []identi
 	r.mu.Lock()
 	asked := map[identity.NodeID]time.Time{}
 	usable, unasked := 0, false
+	var sound []identity.NodeID
 	for _, id := range offering {
 		n := r.relays[id]
 		asked[id] = n.asked
 		unasked = unasked || n.asked.IsZero()
-		if n.rtt > 0 && (n.failed.IsZero() || time.Since(n.failed) >= failedFor) {
+		if !n.failed.IsZero() && time.Since(n.failed) < failedFor {
+			continue
+		}
+		sound = append(sound, id)
+		if n.rtt > 0 {
 			usable++
 		}
 	}
@@ -109,6 +114,10 @@ func (r *Reach) dueProbes(offering []identity.NodeID, probed time.Time) []identi
 	short := usable < relaysAtHand && (unasked || time.Since(probed) >= attendInterval)
 	if !short && time.Since(probed) < probeInterval {
 		return nil
+	}
+	if short && len(sound) > len(r.held()) {
+		// One was lost just now and another is wanted at once: who is gone would not answer before probeTimeout.
+		return toProbe(sound, r.held(), asked)
 	}
 	return toProbe(offering, r.held(), asked)
 }

@@ -85,6 +85,25 @@ func TestALostRelayIsReplacedAtOnce(t *testing.T) {
 	})
 }
 
+// TestALostRelayIsReplacedByOneThatWasNeverMeasured: news that the lost one is dead come later than the end of its stream.
+func TestALostRelayIsReplacedByOneThatWasNeverMeasured(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		all := w.relays(3)
+		us := w.add("us", false)
+		us.start()
+		time.Sleep(5 * time.Second)
+		hand := us.reach.Relays()
+		spare := all[slices.IndexFunc(all, func(f *fakeNode) bool { return !slices.Contains(hand, f.id) })]
+		us.reach.note(spare.id, func(n *relayNote) { *n = relayNote{} })
+		w.nodes[hand[0]].kill()
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		if got := us.reach.Relays(); !slices.Contains(got, spare.id) {
+			t.Error("the spare one is not at hand after half a second")
+		}
+	})
+}
+
 func TestARelayThatOffersNoMoreIsGivenUp(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		all := w.relays(2)

@@ -166,6 +166,7 @@ func (f *fakeNode) kill() {
 	if f.reach != nil {
 		f.reach.Close()
 	}
+	synctest.Wait() // gossip tells later than the streams
 	for _, o := range f.world.nodes {
 		o.table.SetState(f.id, peer.Dead, time.Now())
 		o.drop(f.id)
