@@ -140,13 +140,9 @@ func (f *fakeNode) publish() {
 }
 
 func (f *fakeNode) say(rec peer.Record) {
-	f.world.mu.Lock()
-	var all []*fakeNode
+	f.world.mu.Lock() // to the end: a node that is added meanwhile is told by one of the two
+	defer f.world.mu.Unlock()
 	for _, o := range f.world.nodes {
-		all = append(all, o)
-	}
-	f.world.mu.Unlock()
-	for _, o := range all {
 		o.table.Update(rec)
 	}
 }
@@ -300,7 +296,13 @@ func (f *fakeNode) Probe(ctx context.Context, id identity.NodeID) (time.Duration
 	if err := f.Connect(ctx, id); err != nil {
 		return 0, err
 	}
-	p, _ := f.Path(id)
+	f.world.mu.Lock()
+	p, down := f.paths[id], f.world.nodes[id].down
+	f.world.mu.Unlock()
+	if down {
+		<-ctx.Done()
+		return 0, errSilent
+	}
 	time.Sleep(p.RTT)
 	return p.RTT, nil
 }
