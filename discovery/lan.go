@@ -213,22 +213,35 @@ func (l *LAN) Ask() {
 	}
 }
 
-// Search asks for as long, and returns who is there. It returns early, with whom it knows, when ctx ends.
-func (l *LAN) Search(ctx context.Context, length time.Duration) []Neighbour {
-	began := time.Now()
-	for _, at := range append(slices.Clone(searchAt), length) {
-		timer := time.NewTimer(min(at, length) - time.Since(began))
+// Search asks, and returns who is there: after most, or earlier once enough says that it is enough, but not before least, in which others may
+// answer as well. When ctx ends it returns whom it knows.
+func (l *LAN) Search(ctx context.Context, least, most time.Duration, enough func([]Neighbour) bool) []Neighbour {
+	began, questions := time.Now(), searchAt
+	for {
+		changed, found, elapsed := l.Changed(), l.Neighbours(), time.Since(began)
+		if elapsed >= most || ctx.Err() != nil || elapsed >= least && enough(found) {
+			return found
+		}
+		if len(questions) > 0 && elapsed >= questions[0] {
+			l.Ask()
+			questions = questions[1:]
+			continue
+		}
+		next := most
+		if elapsed < least {
+			next = min(next, least)
+		}
+		if len(questions) > 0 {
+			next = min(next, questions[0])
+		}
+		timer := time.NewTimer(next - elapsed)
 		select {
 		case <-timer.C:
+		case <-changed:
 		case <-ctx.Done():
-			timer.Stop()
-			return l.Neighbours()
 		}
-		if at < length {
-			l.Ask()
-		}
+		timer.Stop()
 	}
-	return l.Neighbours()
 }
 
 // Neighbours returns who is there, as far as was heard.

@@ -97,9 +97,19 @@ func TestASearchFindsWhoIsThere(t *testing.T) {
 		time.Sleep(time.Hour)
 		joiner := net.open(t)
 		began := time.Now()
-		found := joiner.Search(t.Context(), 1500*time.Millisecond)
-		if took := time.Since(began); took != 1500*time.Millisecond {
+		heard := func(name string) func([]Neighbour) bool {
+			return func(all []Neighbour) bool {
+				return slices.ContainsFunc(all, func(n Neighbour) bool { return n.Mesh == name })
+			}
+		}
+		found := joiner.Search(t.Context(), 600*time.Millisecond, 1500*time.Millisecond, heard("home"))
+		if took := time.Since(began); took != 600*time.Millisecond {
 			t.Errorf("it took %s", took)
+		}
+		began = time.Now()
+		joiner.Search(t.Context(), 600*time.Millisecond, 1500*time.Millisecond, heard("nobody"))
+		if took := time.Since(began); took != 1500*time.Millisecond {
+			t.Errorf("it took %s to find nobody", took)
 		}
 		if len(found) != 2 {
 			t.Fatalf("found %+v", found)
@@ -126,7 +136,7 @@ func TestABeaconTellsNothingButNameFingerprintAndPort(t *testing.T) {
 		var net fakeLAN
 		member := net.open(t)
 		announce(t, member, home)
-		net.open(t).Search(t.Context(), time.Second)
+		net.open(t).Search(t.Context(), time.Second, time.Second, nil)
 		net.mu.Lock()
 		defer net.mu.Unlock()
 		for _, f := range net.frames {

@@ -94,7 +94,7 @@ func (m *membership) seekBootstrap() {
 			}
 			try(n.bootstrap(m.ctx))
 			if n.lan != nil {
-				n.lan.Search(m.ctx, lanJoinWait)
+				n.lan.Search(m.ctx, lanJoinWait, lanJoinWait, nil)
 				try(n.lanMembers(state.Mesh.ID))
 			}
 			contacts.Wait()

@@ -111,7 +111,7 @@ func (n *Node) lanIntroductions(ctx context.Context, mesh identity.MeshID, known
 	if n.lan == nil {
 		return nil
 	}
-	n.lan.Search(ctx, lanJoinWait)
+	n.lan.Search(ctx, lanJoinWait, lanJoinWait, nil)
 	for _, a := range n.lanMembers(mesh) {
 		if !slices.ContainsFunc(known, func(i introduction) bool { return i.addr == a }) {
 			out = append(out, introduction{addr: a})

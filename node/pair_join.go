@@ -20,8 +20,10 @@ import (
 )
 
 const (
-	// searchTime is how long phantom up listens for a mesh in the LAN.
-	searchTime = 1500 * time.Millisecond
+	// searchTime is how long phantom up listens for a mesh in the LAN, and searchLeast how long if it hears one: the second question is
+	// put after 300 ms and answered within 120, so that several meshes are seen as several even where a packet is lost.
+	searchTime  = 1500 * time.Millisecond
+	searchLeast = 600 * time.Millisecond
 	// rivalWait is how long it waits for another machine that is about to found one: that machine's own search, and the founding on a slow one.
 	rivalWait = 8 * time.Second
 	// pairAgain is the pause before the mesh is asked anew after the member that held the request went away.
@@ -117,7 +119,7 @@ func (n *Node) searchLAN(ctx context.Context, wanted string) (*foundMesh, error)
 	n.announceStage(discovery.StageSeeking)
 	patience := time.NewTimer(searchTime + rivalWait)
 	defer patience.Stop()
-	neighbours := n.lan.Search(ctx, searchTime)
+	neighbours := n.lan.Search(ctx, searchLeast, searchTime, func(x []discovery.Neighbour) bool { return len(meshesOf(x, wanted)) > 0 })
 	for {
 		changed := n.lan.Changed()
 		if err := ctx.Err(); err != nil {
