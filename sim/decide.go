@@ -5,12 +5,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/node"
 )
 
 // members are the hosts whose nodes are in the mesh now, but for one; the founder first.
 func (p *play) members(but *Host) []*Host {
-	return filter(p.world.Hosts(), func(h *Host) bool { return h != but && h.Running() && !h.stopping() && h.Overlay().IsValid() })
+	return filter(p.world.Hosts(), func(h *Host) bool { return h != but && present(h) })
 }
 
 // anyMember is a member that can be asked; nil: there is none. Safe from any goroutine, as members is.
@@ -25,9 +26,10 @@ func (p *play) anyMember(but *Host) *node.Node {
 
 // group is who decides, as the member with the newest word says.
 type group struct {
-	term   uint64
-	leader string
-	voters []string
+	term    uint64
+	leader  string
+	voters  []string
+	regions map[string]string // the coordinator's ID by region
 }
 
 func (p *play) group() group {
@@ -45,7 +47,15 @@ func (p *play) group() group {
 		if c.Term == g.term && g.leader != "" && !c.Quorum {
 			continue
 		}
-		g = group{c.Term, c.Leader, c.Voters}
+		g = newGroup(c)
+	}
+	return g
+}
+
+func newGroup(c localapi.Coordinators) group {
+	g := group{c.Term, c.Leader, c.Voters, map[string]string{}}
+	for _, r := range c.Regions {
+		g.regions[r.Region] = r.Coordinator
 	}
 	return g
 }

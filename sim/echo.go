@@ -24,7 +24,8 @@ const (
 	icmpRequest = 8
 )
 
-// echo is what the host's kernel would do with the packets that come out of a tunnel: it answers pings, and waits for answers.
+// echo is what the host's kernel, and a server on it, would do with the packets that come out of a tunnel: it answers pings and users'
+// requests, and waits for answers.
 type echo struct {
 	world *World
 
@@ -32,9 +33,15 @@ type echo struct {
 	pipe    *dataplane.Pipe // nil until the node is in a mesh
 	waiting map[uint32]chan struct{}
 	next    uint32
+
+	requests    map[uint64]*assembly // responses that are waited for
+	lastRequest uint64
+	incomplete  map[asked]*assembly // requests of which parts are missing
 }
 
-func newEcho(w *World) *echo { return &echo{world: w, waiting: map[uint32]chan struct{}{}} }
+func newEcho(w *World) *echo {
+	return &echo{world: w, waiting: map[uint32]chan struct{}{}, requests: map[uint64]*assembly{}, incomplete: map[asked]*assembly{}}
+}
 
 // serve reads until the node closes its interface.
 func (e *echo) serve(pipe *dataplane.Pipe) {
@@ -53,6 +60,7 @@ func (e *echo) serve(pipe *dataplane.Pipe) {
 
 func (e *echo) packet(pipe *dataplane.Pipe, b []byte) {
 	if len(b) < header4+headerICMP || b[0] != 0x45 || b[9] != protoICMP {
+		e.part(b)
 		return
 	}
 	switch icmp := b[header4:]; icmp[0] {

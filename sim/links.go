@@ -97,6 +97,13 @@ func (l *links) latency(from, to netip.AddrPort) time.Duration {
 	return q.Latency
 }
 
+// together reports whether two hosts are on the same side of a split network.
+func (l *links) together(a, b string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.side[a] == l.side[b]
+}
+
 // refuse is about opening a TCP connection.
 func (l *links) refuse(from, to netip.AddrPort) bool {
 	l.mu.Lock()

@@ -97,6 +97,11 @@ func (s *Scenario) checkPlaces(line int) error {
 			}
 		}
 	}
+	for _, k := range limitKinds {
+		if _, ok := s.Expect.Limits[k.name]; ok && k.users && max(s.Load.Users.From, s.Load.Users.To) == 0 {
+			return wrong(line, "expect: %s is about users' requests, and load: has no users:", k.name)
+		}
+	}
 	for _, step := range s.Timeline {
 		if step.At+step.Lasts > s.For {
 			return wrong(step.line, "ends at %s, after the scenario's end at %s", step.At+step.Lasts, s.For)
@@ -379,13 +384,92 @@ func (s *Scenario) link(n *yaml.Node) error {
 }
 
 func (s *Scenario) load(n *yaml.Node) error {
-	return each(n, map[string]func(*yaml.Node) error{
+	u := &s.Load.Users
+	s.loadLine = n.Line
+	*u = Users{Think: 5 * time.Second, Request: 200, Response: 2000}
+	err := each(n, map[string]func(*yaml.Node) error{
 		"every": duration(&s.Load.Every, loadMin, virtualMax), "timeout": duration(&s.Load.Timeout, loadMin, time.Minute),
-	}, "every")
+		"users": ramp(u), "over": duration(&u.Over, 0, virtualMax), "think": duration(&u.Think, thinkMin, time.Hour),
+		"request": size(&u.Request, 1, messageMax), "response": size(&u.Response, 1, messageMax),
+		"at": selector(&u.At), "ask": selector(&u.Ask),
+	})
+	switch {
+	case err != nil:
+		return err
+	case s.Load.Every == 0 && max(u.From, u.To) == 0:
+		return errors.New("takes every: for pings, users: for requests, or both")
+	case u.From != u.To && u.Over == 0:
+		return errors.New("from one number of users to another takes time: add over: 5m")
+	}
+	return nil
+}
+
+// ramp takes a number of users, or two: 0 -> 1000.
+func ramp(to *Users) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		w, err := scalar(n)
+		if err != nil {
+			return err
+		}
+		first, last, two := strings.Cut(w, "->")
+		if !two {
+			last = first
+		}
+		for text, v := range map[string]*int{first: &to.From, last: &to.To} {
+			if *v, err = strconv.Atoi(strings.TrimSpace(text)); err != nil || *v < 0 || *v > usersMax {
+				return fmt.Errorf("%q: use a number up to %d, or a ramp such as 0 -> 1000", short(w), usersMax)
+			}
+		}
+		to.To = max(to.To, 0)
+		if !two {
+			to.From = to.To
+		}
+		return nil
+	}
+}
+
+// sizeUnits are what a size may end with.
+var sizeUnits = []struct {
+	suffix string
+	bytes  int
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}, {"", 1}}
+
+// size takes a number of bytes: 200, 200B, 2kB, 64KiB, 5MB.
+func size(to *int, least, most int) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		w, err := scalar(n)
+		if err != nil {
+			return err
+		}
+		for _, u := range sizeUnits {
+			digits, ok := strings.CutSuffix(w, u.suffix)
+			if !ok {
+				continue
+			}
+			v, err := strconv.Atoi(strings.TrimSpace(digits))
+			if err != nil || v < 0 || v > most/u.bytes || v*u.bytes < least {
+				break
+			}
+			*to = v * u.bytes
+			return nil
+		}
+		return fmt.Errorf("%q: use a size from %d to %d bytes, such as 200B, 2kB or 64KiB", short(w), least, most)
+	}
+}
+
+func selector(to *Selector) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		w, err := words(n)
+		if err == nil {
+			*to, err = parseSelector(w)
+		}
+		return err
+	}
 }
 
 func (s *Scenario) expect(n *yaml.Node) error {
-	return each(n, map[string]func(*yaml.Node) error{
+	s.Expect.Limits = map[string]float64{}
+	keys := map[string]func(*yaml.Node) error{
 		"settle": duration(&s.Expect.Settle, time.Second, settleMax), "answered": share(&s.Expect.Answered),
 		"checks": func(n *yaml.Node) (err error) {
 			if s.Expect.Checks, err = words(n); err != nil {
@@ -398,7 +482,14 @@ func (s *Scenario) expect(n *yaml.Node) error {
 			}
 			return nil
 		},
-	})
+	}
+	for _, k := range limitKinds {
+		keys[k.name] = func(n *yaml.Node) (err error) {
+			s.Expect.Limits[k.name], err = k.unit.parse(n)
+			return err
+		}
+	}
+	return each(n, keys)
 }
 
 // step reads one item of the timeline: at:, one fault, and how long it lasts.

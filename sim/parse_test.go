@@ -53,6 +53,17 @@ func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
 		"load: {every: 5s}\x00load: [every]":         "line 8",
 		"name: small\x00name: Small Mesh":            "lower case",
 		"expect: {settle: 30s\x00expect: {checks: x": "line 12",
+
+		"load: {every: 5s}\x00load: {timeout: 5s}":                    "takes every:",
+		"load: {every: 5s}\x00load: {users: many}":                    "0 -> 1000",
+		"load: {every: 5s}\x00load: {users: 0 -> 50}":                 "add over:",
+		"load: {every: 5s}\x00load: {users: 5, request: 1MB}":         "from 1 to 65536 bytes",
+		"load: {every: 5s}\x00load: {users: 5, response: 99999999MB}": "from 1 to 65536 bytes",
+		"load: {every: 5s}\x00load: {users: 5, ask: n9}":              "there is no n9",
+		"load: {every: 5s}\x00load: {users: 5, at: region:moon}":      `no region "moon"`,
+		"expect: {settle: 30s\x00expect: {p99: 1s":                    "p99 is about users' requests",
+		"expect: {settle: 30s\x00expect: {converged: soon":            "no duration",
+		"expect: {settle: 30s\x00expect: {bytes_per_node_hour: x":     "use a size",
 	} {
 		old, now, _ := strings.Cut(change, "\x00")
 		text := strings.Replace(soundScenario, old, now, 1)
@@ -70,9 +81,40 @@ func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
 	}
 }
 
+func TestUsersComeAndGoEvenly(t *testing.T) {
+	s, err := Parse("small.yaml", []byte(strings.Replace(soundScenario, "{every: 5s}", "{users: 10 -> 110, over: 5m, think: 1s, request: 2kB, response: 64KiB, at: n1, ask: [n2, n3]}", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := s.Load.Users
+	if u.From != 10 || u.To != 110 || u.Over != 5*time.Minute || u.Request != 2000 || u.Response != 65536 || u.At.String() != "n1" || u.Ask.String() != "n2, n3" {
+		t.Errorf("%+v", u)
+	}
+	there := func(u Users, at time.Duration) (n int) {
+		for i := range max(u.From, u.To) {
+			if begin, end := u.stay(i, s.For); begin <= at && at < end {
+				n++
+			}
+		}
+		return n
+	}
+	falling, steady := Users{From: 50, To: 0, Over: time.Minute}, Users{From: 7, To: 7}
+	for _, c := range []struct {
+		users Users
+		at    time.Duration
+		want  int
+	}{{u, 0, 10}, {u, 150 * time.Second, 60}, {u, 5 * time.Minute, 110}, {u, 9 * time.Minute, 110}, {u, s.For, 0},
+		{falling, 0, 50}, {falling, 30 * time.Second, 25}, {falling, time.Minute, 0}, {steady, 0, 7}, {steady, 9 * time.Minute, 7}} {
+		if got := there(c.users, c.at); got != c.want {
+			t.Errorf("%d -> %d: %d users at %s, want %d", c.users.From, c.users.To, got, c.at, c.want)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(soundScenario))
 	f.Add([]byte("name: x\nregions: [{name: a, nodes: 2000}]\nfor: 1s\nproves: y\ntimeline: [{at: 0s, join: {nodes: 2, region: a, over: 1s}}]"))
+	f.Add([]byte("name: x\nregions: [{name: a, nodes: 2}]\nfor: 1m\nproves: y\nload: {users: 0 -> 1000, over: 30s, request: 64KiB}\nexpect: {p999: 1s, errors: 1%}"))
 	f.Add([]byte("a: &a [*a]"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		s, err := Parse("fuzz.yaml", text)

@@ -41,6 +41,8 @@ type play struct {
 
 	load     *load
 	findings findings
+	measures measures
+	recorder recorder
 
 	mu        sync.Mutex // guards what follows
 	decisions []Decision
@@ -58,7 +60,7 @@ func Play(ctx context.Context, cfg Config, s *Scenario) (*Result, error) {
 	var r *Result
 	err := Bubble(ctx, cfg, func(w *World) error {
 		p := &play{world: w, scenario: s, topology: topology{lans: map[string]*underlaytest.NAT{}}, checks: checkers(s.Expect.Checks),
-			cutHosts: map[string]bool{}, load: newLoad()}
+			cutHosts: map[string]bool{}, load: newLoad(), recorder: recorder{stride: 1}}
 		err := p.run()
 		r = p.result()
 		return err
@@ -165,6 +167,7 @@ func (p *play) plan() {
 	if every := p.scenario.Load.Every; every > 0 {
 		p.repeat(every, p.loadTick)
 	}
+	p.planUsers()
 	p.repeat(watchEvery, func() { p.watch() })
 }
 
@@ -197,11 +200,16 @@ func (p *play) step(s Step) {
 	}
 	for i, group := range groups {
 		p.after(time.Duration(i)*s.Gap, func() {
-			p.world.Record("", s.Fault.Kind(), "%s", namesOf(group))
+			kind := s.Fault.Kind()
+			p.world.Record("", kind, "%s", namesOf(group))
+			p.disturbed(kind, group, true)
+			endSpan := p.recorder.span(kind, namesOf(group), p.world.Now())
 			s.Fault.begin(p, group)
 			if s.Lasts > 0 {
 				p.after(s.Lasts, func() {
-					p.world.Record("", s.Fault.Kind(), "ends: %s", namesOf(group))
+					p.world.Record("", kind, "ends: %s", namesOf(group))
+					endSpan(p.world.Now())
+					p.disturbed(kind, group, false)
 					s.Fault.end(p, group)
 				})
 			}
@@ -229,6 +237,8 @@ func (p *play) carryOut(until time.Duration) error {
 // heal ends all faults, those of the network and those of machines.
 func (p *play) heal() {
 	p.world.Record("", "heal", "the faults end")
+	p.recorder.healed = p.world.Now()
+	p.disturbed("heal", nil, true)
 	p.healNetwork()
 	startAll(p, p.world.hosts)
 }
@@ -275,10 +285,12 @@ func (p *play) settle() error {
 		}
 		if len(waiting) == 0 {
 			p.load.settled = p.world.Now() - begun
+			p.sample(v)
 			p.world.Record("", "settled", "%s after the faults ended", p.load.settled.Round(time.Millisecond))
 			return nil
 		}
 		if p.world.Now()-begun > p.scenario.Expect.Settle {
+			p.sample(v)
 			for _, c := range p.checks {
 				for _, text := range waiting[c] {
 					p.findings.add(p, c.Name(), fmt.Sprintf("%s, %s after the faults ended", text, p.scenario.Expect.Settle))
@@ -295,7 +307,9 @@ func (p *play) settle() error {
 // watch is one look of the checkers while faults act.
 func (p *play) watch() {
 	audit := p.world.Now()-p.audited >= auditEvery
-	p.safe(p.look(false, audit))
+	v := p.look(false, audit)
+	p.safe(v)
+	p.sample(v)
 }
 
 func (p *play) safe(v *View) {

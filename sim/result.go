@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -25,12 +24,14 @@ type Result struct {
 	WallSeconds    float64            `json:"wall_s"`
 	Nodes          int                `json:"nodes"`
 	Figures        map[string]float64 `json:"figures"`
+	Expectations   []Expectation      `json:"expectations"`
 	// Replay is the command that runs it again: of an exact run exactly, of another one much like it.
 	Replay string `json:"replay"`
 	// Trace is the SHA-256 over every packet in its order, with its time and addresses, in hexadecimal; of exact runs only.
 	Trace string `json:"trace,omitempty"`
 
-	Events []Event `json:"-"` // all that are kept
+	Events    []Event    `json:"-"` // all that are kept
+	Recording *Recording `json:"-"`
 }
 
 // Violation is a promise that was broken.
@@ -62,20 +63,21 @@ func (f *findings) full() bool { return len(f.list) >= violationsMax }
 
 // result sums up.
 func (p *play) result() *Result {
-	if want := p.scenario.Expect.Answered; p.load.share() < want {
-		p.findings.add(p, "answered", fmt.Sprintf("%.2f %% of the pings were answered, the scenario expects %.2f %%", 100*p.load.share(), 100*want))
-	}
+	r := p.sum()
+	p.compare(r)
+	return r
+}
+
+func (p *play) sum() *Result {
 	packets, bytes := p.world.Wire()
 	virtual := p.world.Now()
 	r := &Result{
-		Scenario: p.scenario.Name, Proves: p.scenario.Proves, Seed: p.world.Seed(), Violations: p.findings.list, VirtualSeconds: virtual.Seconds(),
-		Nodes: len(p.world.hosts), Figures: map[string]float64{}, Events: p.world.Events(-1),
+		Scenario: p.scenario.Name, Proves: p.scenario.Proves, Seed: p.world.Seed(), Violations: []Violation{}, VirtualSeconds: virtual.Seconds(),
+		Nodes: len(p.world.hosts), Figures: map[string]float64{}, Expectations: []Expectation{},
 		Trace: p.world.wire.sum(),
 	}
-	if r.Violations == nil {
-		r.Violations = []Violation{}
-	}
 	p.load.figures(r.Figures)
+	p.measures.figures(virtual, r.Figures)
 	r.Figures["formed_s"] = p.formed.Seconds()
 	r.Figures["settled_s"] = p.load.settled.Seconds()
 	r.Figures["packets"] = float64(packets)
@@ -86,6 +88,18 @@ func (p *play) result() *Result {
 	defer p.mu.Unlock()
 	r.Figures["decisions"], r.Figures["decisions_refused"] = float64(len(p.decisions)), float64(p.refused)
 	return r
+}
+
+// compare holds the figures against what the scenario expects.
+func (p *play) compare(r *Result) {
+	for _, e := range p.scenario.expectations(r.Figures) {
+		r.Expectations = append(r.Expectations, e)
+		if !e.Met {
+			p.findings.add(p, e.Name, e.String())
+		}
+	}
+	r.Violations = append(r.Violations, p.findings.list...)
+	r.Events, r.Recording = p.world.Events(-1), p.recording()
 }
 
 // judge says whether all went well.

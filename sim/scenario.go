@@ -17,6 +17,8 @@ const (
 	loadMin     = 10 * time.Millisecond
 	repeatsMax  = 10_000
 	settleUsual = 60 * time.Second
+	usersMax    = 100_000
+	thinkMin    = 10 * time.Millisecond
 )
 
 // Scenario is a network, what happens to it, and what must be true of the mesh on it all the while.
@@ -32,7 +34,8 @@ type Scenario struct {
 	Load     Load
 	Expect   Expect
 
-	file string // for messages and for the command that repeats a run
+	file     string // for messages and for the command that repeats a run
+	loadLine int
 }
 
 // Region is a place with machines in it, named n1, n2 and so on through all regions.
@@ -71,7 +74,21 @@ type Step struct {
 type Load struct {
 	// Every machine pings another, drawn by the seed, this often; 0: no load.
 	Every   time.Duration
-	Timeout time.Duration // for each ping
+	Timeout time.Duration // for each ping and request
+	Users   Users
+}
+
+// Users are virtual people who make requests through the tunnels.
+type Users struct {
+	// From and To are how many there are: From at the beginning, To after Over.
+	From, To int
+	Over     time.Duration
+	// Think is the mean pause of one of them between two requests.
+	Think time.Duration
+	// Request and Response are the sizes in bytes.
+	Request, Response int
+	// At are the machines where they sit, Ask those they ask; none: all.
+	At, Ask Selector
 }
 
 // Expect is what must come true.
@@ -82,6 +99,8 @@ type Expect struct {
 	Answered float64
 	// Checks are the names of the checkers; none: all.
 	Checks []string
+	// Limits bound figures of the run, by the names of limitKinds, in the figures' own units.
+	Limits map[string]float64
 }
 
 // Nodes is how many machines there are at the beginning.
@@ -120,8 +139,13 @@ func (s *Scenario) Shorten(to time.Duration) error {
 	return nil
 }
 
-// checkSteps looks whether all machines and regions that the timeline names are there.
+// checkSteps looks whether all machines and regions that the timeline and the load name are there.
 func (s *Scenario) checkSteps() error {
+	for _, sel := range []Selector{s.Load.Users.At, s.Load.Users.Ask} {
+		if err := sel.check(s); err != nil {
+			return &Error{File: s.file, Line: s.loadLine, Why: err.Error()}
+		}
+	}
 	for _, step := range s.Timeline {
 		for _, sel := range append([]Selector{step.Who}, sidesOf(step.Fault)...) {
 			if err := sel.check(s); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -12,12 +13,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/sim"
 	"github.com/phantommesh/phantommesh/sim/replay"
+	simreport "github.com/phantommesh/phantommesh/sim/report"
 )
 
 func (a *app) simVerb() *cobra.Command {
@@ -76,6 +79,7 @@ type simFlags struct {
 	nodes int
 	run   time.Duration
 	exact bool
+	file  string // of the report
 
 	decide decideFlags
 }
@@ -111,8 +115,16 @@ func (a *app) simRunVerb() *cobra.Command {
 			if _, child := replay.Child(); f.exact && !child {
 				return f.repeat(cmd, args[0])
 			}
+			page, err := f.openReport()
+			if err != nil {
+				return err
+			}
+			defer page.discard()
 			r, err := a.play(cmd.Context(), s, f)
 			if err != nil {
+				return err
+			}
+			if err := page.write(r); err != nil {
 				return err
 			}
 			if a.json {
@@ -130,6 +142,7 @@ func (a *app) simRunVerb() *cobra.Command {
 	cmd.Flags().IntVar(&f.nodes, "nodes", 0, "run with `N` machines instead of the scenario's own number")
 	cmd.Flags().DurationVar(&f.run, "for", 0, "virtual `TIME` to run (default: the scenario's own); what it does later is left out")
 	cmd.Flags().BoolVar(&f.exact, "replay", false, "leave nothing to chance: all runs with this and the same seed are equal")
+	cmd.Flags().StringVar(&f.file, "report", "", "write a page with charts, map and events to `FILE.html`")
 	f.decide.add(cmd)
 	return a.jsonFlag(cmd)
 }
@@ -150,6 +163,50 @@ func (f simFlags) repeat(cmd *cobra.Command, what string) error {
 		return exitCode(code)
 	}
 	return nil
+}
+
+// reportFile is where the page of a run goes; the zero value is for a run without one.
+type reportFile struct{ pending *renameio.PendingFile }
+
+// openReport opens the page's file before the run, as nobody wants to learn after an hour that it cannot be written. Until the page is whole
+// the file has what was in it before.
+func (f simFlags) openReport() (reportFile, error) {
+	if _, child := replay.Child(); f.file == "" || f.exact && !child {
+		return reportFile{}, nil
+	}
+	pending, err := renameio.NewPendingFile(f.file, renameio.WithPermissions(0o644))
+	if err != nil {
+		return reportFile{}, reportFailure(err)
+	}
+	return reportFile{pending}, nil
+}
+
+func (r reportFile) write(of *sim.Result) error {
+	if r.pending == nil {
+		return nil
+	}
+	if err := simreport.Write(r.pending, of); err != nil {
+		return reportFailure(err)
+	}
+	if err := r.pending.CloseAtomicallyReplace(); err != nil {
+		return reportFailure(err)
+	}
+	return nil
+}
+
+// discard removes what has not been written to its end.
+func (r reportFile) discard() {
+	if r.pending != nil {
+		_ = r.pending.Cleanup()
+	}
+}
+
+func reportFailure(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) { // its path is that of a file that nobody has named
+		err = p.Err
+	}
+	return localapi.Fail(localapi.Failed, "cannot write the report", err, "name a file in a folder that you may write to: --report FILE.html")
 }
 
 // scenario finds the scenario and makes it as large and as long as was asked for.
@@ -205,6 +262,26 @@ func (a *app) play(ctx context.Context, s *sim.Scenario, f simFlags) (*sim.Resul
 	return r, nil
 }
 
+// printExpectations shows what the scenario wanted and what was found.
+func (a *app) printExpectations(r *sim.Result) {
+	if len(r.Expectations) == 0 {
+		return
+	}
+	t := a.newTable("EXPECTED", "", "FOUND", "")
+	for _, e := range r.Expectations {
+		word, found := "ok", e.Found
+		if !e.Met {
+			word = "BROKEN"
+		}
+		if found == "" {
+			found = "nothing to measure"
+		}
+		t.add(e.Says, e.Want, found, word)
+	}
+	t.print(a.stdout)
+	fmt.Fprintln(a.stdout)
+}
+
 // printRun shows a result to people.
 func (a *app) printRun(r *sim.Result) {
 	for _, v := range r.Violations {
@@ -213,6 +290,7 @@ func (a *app) printRun(r *sim.Result) {
 			fmt.Fprintf(a.stdout, "        %s\n", printable(e.String()))
 		}
 	}
+	a.printExpectations(r)
 	t := a.newTable("FIGURE", "VALUE")
 	for _, name := range slices.Sorted(maps.Keys(r.Figures)) {
 		t.add(strings.ReplaceAll(name, "_", " "), fmt.Sprintf("%.4g", r.Figures[name]))
