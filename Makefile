@@ -29,8 +29,8 @@ test: ## everything that proves it works: unit, race and, as root, end-to-end te
 bench: build ## throughput against plain wireguard-go, join time, idle cost, failover (BENCHFLAGS='-only throughput -pairs 3')
 	@$(GO) run ./test/bench $(BENCHFLAGS)
 
-sim: build ## every scenario of the simulator, SEEDS=3 new seeds each
-	@for s in $$($(BIN) sim list --json | grep -o '"name":"[^"]*"' | cut -d'"' -f4); do \
+sim: build ## every scenario of the simulator, and drawn ones, SEEDS=3 new seeds each
+	@for s in --random $$($(BIN) sim list --json | grep -o '"name":"[^"]*"' | cut -d'"' -f4); do \
 	  for n in $$(seq $(SEEDS)); do $(BIN) sim run $$s || exit 1; done; done
 
 nat-grid: build ## which kinds of NAT reach each other how: measures every pair and writes the table of docs/nat.md

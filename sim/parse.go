@@ -38,7 +38,7 @@ func wrong(line int, format string, args ...any) error {
 func Parse(file string, text []byte) (*Scenario, error) {
 	s, err := parse(text)
 	if err == nil {
-		s.file = file
+		s.file, s.text = file, text
 		err = s.checkSteps()
 	}
 	var e *Error

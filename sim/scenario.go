@@ -34,6 +34,7 @@ type Scenario struct {
 	Load     Load
 	Expect   Expect
 
+	text     []byte // that it was read from
 	file     string // for messages and for the command that repeats a run
 	loadLine int
 }
@@ -102,6 +103,9 @@ type Expect struct {
 	// Limits bound figures of the run, by the names of limitKinds, in the figures' own units.
 	Limits map[string]float64
 }
+
+// Text is the scenario as a file.
+func (s *Scenario) Text() []byte { return s.text }
 
 // Nodes is how many machines there are at the beginning.
 func (s *Scenario) Nodes() int {

@@ -301,6 +301,9 @@ func (s *Socket) contactAnyhow(caller context.Context, to netip.AddrPort) (Addr,
 			}
 		}
 	}
+	if !slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, ErrUnreachable) }) {
+		return Addr{}, ErrUnreachable // both ways: said once
+	}
 	return Addr{}, errors.Join(errs...)
 }
 

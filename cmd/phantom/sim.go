@@ -32,7 +32,7 @@ func (a *app) simVerb() *cobra.Command {
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.simListVerb(), a.simRunVerb())
+	cmd.AddCommand(a.simListVerb(), a.simShowVerb(), a.simRunVerb())
 	return cmd
 }
 
@@ -73,12 +73,36 @@ func (a *app) simListVerb() *cobra.Command {
 	})
 }
 
+func (a *app) simShowVerb() *cobra.Command {
+	var f simFlags
+	cmd := &cobra.Command{
+		Use:   "show SCENARIO",
+		Short: "print one as a file, to change it: phantom sim show home-lab > mine.yaml",
+		Args:  f.args,
+		RunE: action(func(cmd *cobra.Command, args []string) error {
+			what := f.named(cmd, args)
+			if what == decideEntry.Name {
+				return localapi.Fail(localapi.Usage, "cannot show decide", errors.New("it is drawn from seeds, not read from a file"), "docs/simulator.md describes it")
+			}
+			s, err := f.find(what)
+			if err != nil {
+				return err
+			}
+			_, err = a.stdout.Write(s.Text())
+			return err
+		}),
+	}
+	f.randomFlags(cmd)
+	return cmd
+}
+
 // simFlags are those of sim run.
 type simFlags struct {
 	seed  uint64
 	nodes int
 	run   time.Duration
 	exact bool
+	draws bool   // --random
 	file  string // of the report
 
 	decide decideFlags
@@ -88,32 +112,31 @@ func (a *app) simRunVerb() *cobra.Command {
 	var f simFlags
 	cmd := &cobra.Command{
 		Use:   "run SCENARIO",
-		Short: "run one: the name of a built-in scenario, or a file",
+		Short: "run one: the name of a built-in scenario, a file, or --random",
 		Long: "Runs a scenario and says what it has shown; the exit code is 1 if a promise was broken. SCENARIO is a name from\n" +
-			"`phantom sim list`, or the path of a YAML file (with a slash or a dot in it).\n\n" +
+			"`phantom sim list`, or the path of a YAML file (with a slash or a dot in it). With --random there is none: network, load and\n" +
+			"faults are drawn from the seed, too; phantom sim show --random --seed N prints what N draws.\n\n" +
 			"The seed fixes the network, the faults and the nodes' own randomness, but not the scheduling of the libraries inside: a run that\n" +
 			"is repeated with its seed is much like the first, not its copy. With --replay (Linux, amd64) nothing is left to chance: every run\n" +
 			"with this flag, the same seed and the same program is the same, packet for packet, as the trace that it prints shows.\n\n" +
 			"`decide` is another tier: no nodes, only the decisions that they are made of, by the thousand. Each run is one thread and follows\n" +
 			"from its seed alone, byte for byte, on every machine. It makes --runs of them, each with the next seed, or as many as fit into\n" +
 			"--for on the wall; --seed alone makes one.",
-		Args: oneArg,
+		Args: f.args,
 		RunE: action(func(cmd *cobra.Command, args []string) error {
-			if !cmd.Flags().Changed("seed") {
-				f.seed = rand.Uint64()
-			}
-			if args[0] == decideEntry.Name {
+			what := f.named(cmd, args)
+			if what == decideEntry.Name {
 				return a.runDecide(cmd, f)
 			}
-			if err := only(cmd, args[0], "runs", "part", "without", "events"); err != nil {
+			if err := only(cmd, what, "runs", "part", "without", "events"); err != nil {
 				return err
 			}
-			s, err := f.scenario(cmd, args[0])
+			s, err := f.scenario(cmd, what)
 			if err != nil {
 				return err
 			}
 			if _, child := replay.Child(); f.exact && !child {
-				return f.repeat(cmd, args[0])
+				return f.repeat(cmd, what)
 			}
 			page, err := f.openReport()
 			if err != nil {
@@ -138,13 +161,41 @@ func (a *app) simRunVerb() *cobra.Command {
 			return err
 		}),
 	}
-	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "what chance is drawn from, `N` (default: another one each time)")
+	f.randomFlags(cmd)
 	cmd.Flags().IntVar(&f.nodes, "nodes", 0, "run with `N` machines instead of the scenario's own number")
 	cmd.Flags().DurationVar(&f.run, "for", 0, "virtual `TIME` to run (default: the scenario's own); what it does later is left out")
 	cmd.Flags().BoolVar(&f.exact, "replay", false, "leave nothing to chance: all runs with this and the same seed are equal")
 	cmd.Flags().StringVar(&f.file, "report", "", "write a page with charts, map and events to `FILE.html`")
 	f.decide.add(cmd)
 	return a.jsonFlag(cmd)
+}
+
+func (f *simFlags) randomFlags(cmd *cobra.Command) {
+	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "what chance is drawn from, `N` (default: another one each time)")
+	cmd.Flags().BoolVar(&f.draws, "random", false, "draw network, load and faults from the seed as well, instead of a SCENARIO")
+}
+
+// args takes one scenario, or none with --random.
+func (f *simFlags) args(cmd *cobra.Command, args []string) error {
+	if !f.draws {
+		return oneArg(cmd, args)
+	}
+	if len(args) > 0 {
+		return &localapi.Failure{Class: localapi.Usage, What: "cannot take " + args[0], Why: "with --random the scenario is drawn, not named",
+			Next: "give a SCENARIO or --random"}
+	}
+	return nil
+}
+
+// named is the scenario that was asked for, and makes sure that there is a seed.
+func (f *simFlags) named(cmd *cobra.Command, args []string) string {
+	if !cmd.Flags().Changed("seed") {
+		f.seed = rand.Uint64()
+	}
+	if f.draws {
+		return sim.RandomName
+	}
+	return args[0]
 }
 
 // repeat hands the run to a child process that has no choice of its own.
@@ -155,7 +206,10 @@ func (f simFlags) repeat(cmd *cobra.Command, what string) error {
 			args = append(args, "--"+given.Name+"="+given.Value.String())
 		}
 	})
-	code, err := replay.Run(cmd.Context(), f.seed, os.Stdout, append(args, "--", what)...)
+	if what != sim.RandomName { // its flag is among the others
+		args = append(args, "--", what)
+	}
+	code, err := replay.Run(cmd.Context(), f.seed, os.Stdout, args...)
 	if err != nil {
 		return localapi.Fail(localapi.Failed, "cannot repeat the run exactly", err, "without --replay it runs much like it, but not its copy")
 	}
@@ -211,6 +265,28 @@ func reportFailure(err error) error {
 
 // scenario finds the scenario and makes it as large and as long as was asked for.
 func (f simFlags) scenario(cmd *cobra.Command, what string) (*sim.Scenario, error) {
+	s, err := f.find(what)
+	if err != nil {
+		return nil, err
+	}
+	if cmd.Flags().Changed("for") {
+		if err := s.Shorten(f.run); err != nil {
+			return nil, localapi.Fail(localapi.Usage, "cannot run the scenario", err, "")
+		}
+	}
+	if cmd.Flags().Changed("nodes") {
+		if err := s.Resize(f.nodes); err != nil {
+			return nil, localapi.Fail(localapi.Usage, "cannot run the scenario", err, "")
+		}
+	}
+	return s, nil
+}
+
+// find finds the scenario as it is written, or draws it.
+func (f simFlags) find(what string) (*sim.Scenario, error) {
+	if what == sim.RandomName {
+		return sim.Random(f.seed)
+	}
 	s, err := sim.Find(what)
 	var unknown *sim.UnknownError
 	var wrong *sim.Error
@@ -222,16 +298,6 @@ func (f simFlags) scenario(cmd *cobra.Command, what string) (*sim.Scenario, erro
 		return nil, localapi.Fail(localapi.Usage, "cannot run the scenario", err, "docs/simulator.md says how one is written")
 	case err != nil:
 		return nil, localapi.Fail(localapi.Failed, "cannot run the scenario", err, "")
-	}
-	if cmd.Flags().Changed("for") {
-		if err := s.Shorten(f.run); err != nil {
-			return nil, localapi.Fail(localapi.Usage, "cannot run the scenario", err, "")
-		}
-	}
-	if cmd.Flags().Changed("nodes") {
-		if err := s.Resize(f.nodes); err != nil {
-			return nil, localapi.Fail(localapi.Usage, "cannot run the scenario", err, "")
-		}
 	}
 	return s, nil
 }
