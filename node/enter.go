@@ -39,8 +39,12 @@ func (n *Node) Enter(ctx context.Context, e localapi.Entry) error {
 
 // enter does what needs no person; with an application somebody has to approve it.
 func (n *Node) enter(ctx context.Context, e localapi.Entry) (*application, error) {
-	n.entering.Lock()
-	defer n.entering.Unlock()
+	select {
+	case n.entering <- struct{}{}:
+		defer func() { <-n.entering }()
+	case <-ctx.Done():
+		return nil, localapi.Fail(localapi.TimedOut, "cannot enter a mesh", errors.New("another command is just doing so"), "look at phantom status and try again")
+	}
 	select {
 	case <-n.stop:
 		return nil, localapi.Fail(localapi.Failed, "cannot enter a mesh", errors.New("the node is stopping"), "start it again: phantom up")
@@ -109,8 +113,8 @@ func (n *Node) found(name string) error {
 
 // resume takes part in the mesh that the state folder belongs to.
 func (n *Node) resume() error {
-	n.entering.Lock()
-	defer n.entering.Unlock()
+	n.entering <- struct{}{}
+	defer func() { <-n.entering }()
 	m := n.newMembership()
 	group, err := coordinator.Open(n.groupConfig(m))
 	if errors.Is(err, coordinator.ErrNoMesh) {

@@ -76,8 +76,8 @@ type Node struct {
 
 	// mesh is nil while the node is in no mesh. It may be under way still: online is the same membership once all its parts are there.
 	mesh, online atomic.Pointer[membership]
-	// entering is held by whoever founds, joins or stops: one at a time.
-	entering sync.Mutex
+	// entering is full while somebody founds, joins or stops: one at a time. A channel, as that may take long, and who waits may give up.
+	entering chan struct{}
 	phase    atomic.Value                    // localapi.StateOnline and so on
 	leaving  atomic.Bool                     // the membership was given up: erase it at the end
 	outcast  atomic.Pointer[identity.NodeID] // a member that says we were revoked, whose word alone does not end us
@@ -97,7 +97,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	n := &Node{cfg: cfg, log: cfg.Log, started: time.Now(), ready: make(chan struct{}), stop: make(chan struct{}),
-		networkChanged: make(chan struct{}, 1), lanChanged: make(chan struct{}, 1), petitions: newPetitions()}
+		entering: make(chan struct{}, 1), networkChanged: make(chan struct{}, 1), lanChanged: make(chan struct{}, 1), petitions: newPetitions()}
 	n.phase.Store(localapi.StateOffline)
 	if err := n.open(); err != nil {
 		n.release()
@@ -226,8 +226,8 @@ const shutdownMax = 8 * time.Second
 func (n *Node) shutDown() {
 	// Whoever is entering a mesh just now notices that the node ends.
 	n.finish(nil)
-	n.entering.Lock()
-	defer n.entering.Unlock()
+	n.entering <- struct{}{}
+	defer func() { <-n.entering }()
 	n.endApplication()
 	n.phase.Store(localapi.StateOffline)
 	if n.lan != nil {

@@ -184,7 +184,7 @@ func (n *Node) endApplication() {
 		return
 	}
 	a.cancel()
-	// It takes n.entering only with TryLock: it cannot wait for us.
+	// It waits for n.entering no longer than until then: it cannot wait for us.
 	<-a.done
 }
 
@@ -249,7 +249,7 @@ type sent struct {
 func (n *Node) petition(ctx context.Context, wanted foundMesh) (*sent, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinMax)
 	defer cancel()
-	var asking sync.Mutex // two requests would show two codes
+	asking := make(chan struct{}, 1) // two requests would show two codes; a channel, as who waits must hear when it is no longer wanted
 	var held *sent
 	var final *localapi.Failure
 	targets := make([]string, len(wanted.addrs))
@@ -261,8 +261,12 @@ func (n *Node) petition(ctx context.Context, wanted foundMesh) (*sent, error) {
 		if err != nil {
 			return err
 		}
-		asking.Lock()
-		defer asking.Unlock()
+		select {
+		case asking <- struct{}{}:
+			defer func() { <-asking }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		if held != nil || final != nil {
 			return context.Canceled
 		}
@@ -373,12 +377,12 @@ func (n *Node) admitted(ctx context.Context, p *sent, body []byte) error {
 	if err != nil {
 		return failed(what, err)
 	}
-	for !n.entering.TryLock() { // the command that asked has it for a moment
-		if !sleep(ctx, leaderLook) {
-			return failed(what, ctx.Err())
-		}
+	select { // the command that asked has it for a moment
+	case n.entering <- struct{}{}:
+		defer func() { <-n.entering }()
+	case <-ctx.Done():
+		return failed(what, ctx.Err())
 	}
-	defer n.entering.Unlock()
 	if n.mesh.Load() != nil || ctx.Err() != nil {
 		return failed(what, context.Canceled)
 	}

@@ -45,6 +45,9 @@ type Host struct {
 	proc  atomic.Pointer[process] // nil: none runs
 	id    identity.NodeID         // zero until the first start
 
+	addrs atomic.Pointer[[]netip.Addr] // at.Addrs, for any goroutine
+	air   atomic.Pointer[air]          // nil: no node listens to the LAN
+
 	wiped   bool        // the next process has another identity
 	outcast atomic.Bool // the mesh has turned its node away for good
 }
@@ -68,6 +71,7 @@ func (w *World) AddHost(at Placement) *Host {
 	w.hostsMu.Lock()
 	w.hosts = append(w.hosts, h)
 	w.hostsMu.Unlock()
+	h.addrs.Store(&h.at.Addrs)
 	w.links.place(place{region: at.Region, owner: at.Name, lan: at.LAN}, at.Addrs...)
 	h.plug()
 	return h
@@ -163,7 +167,7 @@ func (h *Host) config(p *process) node.Config {
 	return node.Config{
 		Settings: s, Bind: h.card, NoSync: true, NetworkChanges: p.changes, Rand: h.random(),
 		Log:           slog.New(&hostLog{world: w, host: h.name}),
-		OpenInterface: p.open, OnPeer: keep,
+		OpenInterface: p.open, OnPeer: keep, Multicast: openAir(p),
 	}
 }
 
@@ -263,6 +267,7 @@ func (h *Host) crash() {
 		return
 	}
 	p.killed.Store(true)
+	h.air.Store(nil)
 	h.card.Move()
 	p.cancel()
 }
@@ -280,6 +285,7 @@ func (h *Host) Wipe() error {
 // Move gives the host other addresses, as a laptop that changes networks; a node that runs is told as by its system.
 func (h *Host) Move(addrs ...netip.Addr) {
 	h.at.Addrs = addrs
+	h.addrs.Store(&addrs)
 	h.world.links.place(place{region: h.at.Region, owner: h.name, lan: h.at.LAN}, addrs...)
 	h.card.Move(addrs...)
 	if p := h.proc.Load(); p != nil {

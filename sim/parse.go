@@ -60,12 +60,13 @@ func parse(text []byte) (*Scenario, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Scenario{Timing: "lan", Expect: Expect{Settle: settleUsual}, Load: Load{Timeout: 2 * time.Second}}
+	s := &Scenario{Timing: "lan", Join: JoinInvitation, Expect: Expect{Settle: settleUsual}, Load: Load{Timeout: 2 * time.Second}}
 	err = each(root, map[string]func(*yaml.Node) error{
 		"name":     label(&s.Name),
 		"proves":   sentence(&s.Proves),
 		"for":      duration(&s.For, time.Second, virtualMax),
 		"timing":   oneOf(&s.Timing, "lan", "wan"),
+		"join":     oneOf(&s.Join, JoinInvitation, JoinLAN),
 		"regions":  list(RegionsMax, s.region),
 		"links":    list(RegionsMax*RegionsMax, s.link),
 		"timeline": list(StepsMax, s.step),
@@ -86,6 +87,9 @@ func (s *Scenario) checkPlaces(line int) error {
 			return wrong(line, "region %s is there twice", r.Name)
 		}
 		seen[r.Name] = true
+		if s.Join == JoinLAN && (!r.LAN || len(s.Regions) > 1) {
+			return wrong(line, "join: lan is for machines of one LAN: one region with lan: true")
+		}
 	}
 	if n := s.Nodes() + s.joins(); n < 1 || n > NodesMax {
 		return wrong(line, "%d nodes: 1 to %d are possible", n, NodesMax)

@@ -61,6 +61,8 @@ func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
 		"load: {every: 5s}\x00load: {users: 5, response: 99999999MB}": "from 1 to 65536 bytes",
 		"load: {every: 5s}\x00load: {users: 5, ask: n9}":              "there is no n9",
 		"load: {every: 5s}\x00load: {users: 5, at: region:moon}":      `no region "moon"`,
+		"for: 10m\x00for: 10m\njoin: lan":                             "one region with lan: true",
+		"for: 10m\x00for: 10m\njoin: post":                            "none of invitation, lan",
 		"expect: {settle: 30s\x00expect: {p99: 1s":                    "p99 is about users' requests",
 		"expect: {settle: 30s\x00expect: {converged: soon":            "no duration",
 		"expect: {settle: 30s\x00expect: {bytes_per_node_hour: x":     "use a size",

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/internal/localapi"
-	"github.com/phantommesh/phantommesh/underlay/underlaytest"
 )
 
 const (
@@ -59,7 +58,7 @@ func Play(ctx context.Context, cfg Config, s *Scenario) (*Result, error) {
 	begun := wall()
 	var r *Result
 	err := Bubble(ctx, cfg, func(w *World) error {
-		p := &play{world: w, scenario: s, topology: topology{lans: map[string]*underlaytest.NAT{}}, checks: checkers(s.Expect.Checks),
+		p := &play{world: w, scenario: s, topology: newTopology(), checks: checkers(s.Expect.Checks),
 			cutHosts: map[string]bool{}, load: newLoad(), recorder: recorder{stride: 1}}
 		err := p.run()
 		r = p.result()
@@ -87,7 +86,7 @@ func (p *play) run() error {
 	return p.settle()
 }
 
-// form founds the mesh on the first machine and has the others join, each with an invitation of its own.
+// form founds the mesh on the first machine and has the others join, in the scenario's way.
 func (p *play) form() error {
 	hosts := p.world.hosts
 	for _, h := range hosts {
@@ -97,7 +96,11 @@ func (p *play) form() error {
 	}
 	ctx, cancel := context.WithTimeout(p.world.life, askMax)
 	defer cancel()
-	if err := hosts[0].Enter(ctx, localapi.Entry{New: "sim"}); err != nil {
+	first := localapi.Entry{New: "sim"}
+	if p.scenario.Join == JoinLAN {
+		first = localapi.Entry{Found: true}
+	}
+	if err := hosts[0].Enter(ctx, first); err != nil {
 		return fmt.Errorf("the mesh could not be founded on %s: %w", hosts[0].name, err)
 	}
 	p.noteJoined(hosts[0])
@@ -118,16 +121,24 @@ func (p *play) form() error {
 	return err
 }
 
-// admit has a machine join with an invitation, trying again as a person would.
+// admit has a machine join, trying again as a person would.
 func (p *play) admit(h *Host) error {
 	if !h.Running() {
 		if err := h.Start(); err != nil {
 			return err
 		}
 	}
+	try := p.tryJoin
+	if p.scenario.Join == JoinLAN {
+		try = p.tryPair
+	}
 	p.world.Go(func(ctx context.Context) {
-		for ctx.Err() == nil && h.Running() {
-			err := p.tryJoin(ctx, h)
+		for ctx.Err() == nil && !h.outcast.Load() {
+			if !h.Running() { // killed meanwhile: it comes back
+				pause(ctx, liveEvery)
+				continue
+			}
+			err := try(ctx, h)
 			if err == nil {
 				p.noteJoined(h)
 				return
@@ -152,6 +163,39 @@ func (p *play) tryJoin(ctx context.Context, h *Host) error {
 		return err
 	}
 	return h.Enter(ctx, localapi.Entry{Token: invite.Token})
+}
+
+// pairLook is how often somebody looks whether a machine shows a code.
+const pairLook = 100 * time.Millisecond
+
+// tryPair is one attempt on the LAN: the machine looks for a mesh by itself, and a person types the code that it shows into a member.
+func (p *play) tryPair(ctx context.Context, h *Host) error {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	entered := make(chan error, 1)
+	p.world.Go(func(context.Context) { entered <- h.Enter(ctx, localapi.Entry{Found: true}) })
+	looks := time.NewTicker(pairLook)
+	defer looks.Stop()
+	for approved := ""; ; {
+		select {
+		case err := <-entered:
+			return err
+		case <-looks.C:
+		}
+		by, n := p.anyMember(h), h.Node()
+		if by == nil || n == nil {
+			continue
+		}
+		s, err := n.Status(ctx)
+		if err != nil || s.Self.Pending == nil || s.Self.Pending.Code == approved {
+			continue
+		}
+		if _, err := by.Approve(ctx, localapi.ApproveRequest{Code: s.Self.Pending.Code}); err != nil {
+			p.world.Record(h.name, "refused", "approve: %v", err)
+			continue
+		}
+		approved = s.Self.Pending.Code
+	}
 }
 
 // plan writes the timeline, the load and the checkers' looks into the agenda.

@@ -50,6 +50,18 @@ func TestTheLibraryIsSound(t *testing.T) {
 	}
 }
 
+// Regression: requests to several members of the LAN waited for each other with a mutex, and did not hear when they were no longer wanted; a node
+// that was told to stop meanwhile waited for as long. In virtual time, such a wait never ends.
+func TestMachinesOfALANFindEachOtherAndTypeCodes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	r := play1(t, "lan-no-internet", 1, 4*time.Minute)
+	if r.Nodes != 11 || r.Figures["pings_answered"] < 0.9 {
+		t.Errorf("%d machines, %v", r.Nodes, r.Figures)
+	}
+}
+
 func TestARevokedInsiderIsOut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("minutes of virtual time")

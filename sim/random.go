@@ -29,6 +29,7 @@ type draw struct {
 	nodes   int // now, those that join included
 	length  time.Duration
 	revoked bool
+	moved   bool
 }
 
 // Bounds of what is drawn. They leave out what no mesh could promise anything about: a founder that nobody can reach, faults that go on until
@@ -130,7 +131,13 @@ func (d *draw) step() {
 		step("degrade: {who: %s, loss: %.1f%%, latency: %s, jitter: %s}, for: %s", d.who("leader", "any", "all"), d.rand.Float64()*20,
 			d.between(0, 200*time.Millisecond), d.between(0, 100*time.Millisecond), lasts)
 	case 9:
-		step("%s: %s", d.of("move", "reboot"), d.who("any", "leader", "all"))
+		if d.moved || d.chance(0.5) {
+			step("reboot: %s", d.who("any", "leader", "all"))
+			return
+		}
+		// One, and not the founder: nobody finds a mesh all of whose machines have moved while it was away.
+		d.moved = true
+		step("move: n%d", 2+d.rand.IntN(d.nodes-1))
 	case 10:
 		n := 1 + d.rand.IntN(3)
 		step("join: {nodes: %d, region: %s, over: %s}", n, d.of(d.regions...), d.between(time.Second, 30*time.Second))

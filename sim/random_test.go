@@ -2,8 +2,32 @@ package sim
 
 import (
 	"bytes"
+	"context"
+	"math/rand/v2"
 	"testing"
 )
+
+// Drawn scenarios keep every promise: some seeds that once found something, and new ones. What a new one finds, its number finds again.
+func TestDrawnScenariosKeepTheirPromises(t *testing.T) {
+	if testing.Short() {
+		t.Skip("an hour of virtual time")
+	}
+	for _, seed := range []uint64{1, 2, rand.Uint64N(1 << 32), rand.Uint64N(1 << 32)} {
+		s, err := Random(seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Play(context.Background(), Config{Seed: seed, Dir: t.TempDir()}, s)
+		if err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+			continue
+		}
+		for _, v := range r.Violations {
+			t.Errorf("%s: %s\nagain: %s", v.Checker, v.Text, ReplayCommand(RandomName, seed, 0, 0, false))
+		}
+		t.Logf("seed %d: %d machines, %.0f s in %.1f", seed, r.Nodes, r.VirtualSeconds, r.WallSeconds)
+	}
+}
 
 func TestEverySeedDrawsAScenario(t *testing.T) {
 	kinds := map[string]int{}

@@ -21,12 +21,19 @@ const (
 	thinkMin    = 10 * time.Millisecond
 )
 
+// Ways into the mesh.
+const (
+	JoinInvitation = "invitation"
+	JoinLAN        = "lan" // found by beacons, approved by the code that both sides show
+)
+
 // Scenario is a network, what happens to it, and what must be true of the mesh on it all the while.
 type Scenario struct {
 	Name   string
 	Proves string // one sentence
 	For    time.Duration
 	Timing string // the nodes' --timing: lan or wan
+	Join   string // how machines come into the mesh: JoinInvitation or JoinLAN
 
 	Regions  []Region
 	Links    []Link

@@ -28,10 +28,22 @@ func natConfig(kind string) underlaytest.NATConfig {
 	return c
 }
 
-// topology hands out addresses: public ones from 100.0.0.0/8 on, of LANs from 10.128.0.0/9 on, each only once in a world.
+// topology hands out addresses: public ones from 100.0.0.0/8 on, and for each router a network of its own of 10.128.0.0/9, each only once in a
+// world.
 type topology struct {
-	public, private uint32
-	lans            map[string]*underlaytest.NAT // by region
+	public   uint32
+	lans     map[string]*underlaytest.NAT // by region
+	networks map[*underlaytest.NAT]*network
+}
+
+// network is what is behind a router.
+type network struct{ number, hosts uint32 }
+
+// lanBits is the length of such a network's prefix: 2048 of them, for as many machines and more.
+const lanBits = 20
+
+func newTopology() topology {
+	return topology{lans: map[string]*underlaytest.NAT{}, networks: map[*underlaytest.NAT]*network{}}
 }
 
 func (t *topology) nextPublic() netip.Addr {
@@ -39,9 +51,14 @@ func (t *topology) nextPublic() netip.Addr {
 	return address(100<<24 + t.public)
 }
 
-func (t *topology) nextPrivate() netip.Addr {
-	t.private++
-	return address(10<<24 + 128<<16 + t.private)
+func (t *topology) nextPrivate(router *underlaytest.NAT) netip.Addr {
+	n := t.networks[router]
+	if n == nil {
+		n = &network{number: uint32(len(t.networks))}
+		t.networks[router] = n
+	}
+	n.hosts++
+	return address(10<<24 + 128<<16 + n.number<<(32-lanBits) + n.hosts%(1<<(32-lanBits)-1))
 }
 
 func address(n uint32) netip.Addr {
@@ -83,7 +100,7 @@ func (p *play) newHost(region string) *Host {
 			p.topology.lans[region] = at.Behind
 		}
 	}
-	at.Addrs = []netip.Addr{p.topology.nextPrivate()}
+	at.Addrs = []netip.Addr{p.topology.nextPrivate(at.Behind)}
 	return p.world.AddHost(at)
 }
 
@@ -99,7 +116,7 @@ func (p *play) region(name string) Region {
 // freshAddr is another address for a machine, of the network that it is in.
 func (p *play) freshAddr(h *Host) netip.Addr {
 	if h.at.Behind != nil {
-		return p.topology.nextPrivate()
+		return p.topology.nextPrivate(h.at.Behind)
 	}
 	return p.topology.nextPublic()
 }

@@ -80,11 +80,10 @@ type group struct {
 
 	tokens   []*token
 	audited  coordinator.Audit // as of the last check
-	firsts   map[netip.Addr]holding
-	broken   bool          // by a planted bug
-	slept    time.Duration // that everybody slept through (daysPass)
-	asked    int           // deciders, so far
-	quiet    int           // ticks in a row without a proposal
+	broken   bool              // by a planted bug
+	slept    time.Duration     // that everybody slept through (daysPass)
+	asked    int               // deciders, so far
+	quiet    int               // ticks in a row without a proposal
 	deciders []coordinator.Decider
 }
 
@@ -138,7 +137,7 @@ func runGroup(w *world) {
 
 func newGroup(w *world) *group {
 	g := &group{world: w, timing: coordinator.LAN(), byID: map[identity.NodeID]*machine{}, net: w.stream("network"),
-		ledger: coordinator.NewLedger(), follower: coordinator.NewLedger(), firsts: map[netip.Addr]holding{},
+		ledger: coordinator.NewLedger(), follower: coordinator.NewLedger(),
 		unwilling: map[identity.NodeID]time.Duration{}, yielding: map[identity.NodeID]time.Duration{},
 		watches: map[identity.NodeID]time.Duration{}, elected: map[office]identity.NodeID{}, deciders: slices.Clone(coordinator.Deciders)}
 	if g.bugs.decider != nil {

@@ -14,11 +14,6 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 )
 
-// holding is who had an address first, and until when it was his, by the time of the commands.
-type holding struct {
-	node identity.NodeID
-}
-
 // decide asks a decider: and again, with maps that were filled in another order, when it has something to say, and now and then. It must say
 // the same, and leave alone what it sees.
 func (g *group) decide(d coordinator.Decider, o coordinator.Observation) []coordinator.Proposal {

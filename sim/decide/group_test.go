@@ -134,8 +134,8 @@ func TestGroupCheckersCatch(t *testing.T) {
 		}),
 		"audit chain": when(func(g *group) bool {
 			var b bytes.Buffer
-			other := must(g.ledger, g.ledger.Encode(&b))
-			other = must(coordinator.DecodeLedger(&b))
+			must(g.ledger, g.ledger.Encode(&b))
+			other := must(coordinator.DecodeLedger(&b))
 			other.Apply(must(g.author(g.leader).Cancel(identity.NodeID{1}, "another story")), uint64(len(g.log)+1))
 			g.audited = other.Audit()
 			return true
