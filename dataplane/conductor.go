@@ -190,13 +190,22 @@ func (p *Plane) step(t *tunnel, e event, r result) error {
 	now := time.Now()
 	before := t.state.phase
 	var failure error
+	var news []action
 	for _, a := range t.state.step(e, now, p.timing) {
+		if a == tellUp || a == tellDown {
+			news = append(news, a)
+			continue
+		}
 		if err := p.act(t, a, r); err != nil {
 			failure = errors.Join(failure, err)
 		}
 	}
 	t.due = t.state.next(now, p.timing)
 	t.publish()
+	// Last: who begins to wait after the news has been told must see in the view what it was.
+	for _, a := range news {
+		_ = p.act(t, a, r) // these do not fail
+	}
 	if s := &t.state; s.phase != before {
 		p.log.Debug("tunnel changed", "peer", t.id.Short(), "from", before.String(), "to", s.phase.String(), "epoch", s.epoch)
 	}
@@ -292,7 +301,7 @@ func (p *Plane) dropTunnel(t *tunnel, why error) {
 	p.reject(t.waiting.close())
 	p.removePeer(t)
 	p.out.settle(&t.account)
-	t.tell(why)
+	t.end(why)
 	t.mu.Lock()
 	if t.machine != nil {
 		t.machine.Wipe()

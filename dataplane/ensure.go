@@ -52,6 +52,9 @@ func (p *Plane) Ensure(ctx context.Context, id identity.NodeID) error {
 func (t *tunnel) wait() (chan error, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.ended != nil {
+		return nil, fmt.Errorf("tunnel to %s: %w", t.id.Short(), t.ended)
+	}
 	if len(t.waiters) >= waitersMax {
 		return nil, fmt.Errorf("tunnel to %s: %d callers wait for it already", t.id.Short(), waitersMax)
 	}
@@ -79,6 +82,14 @@ func (t *tunnel) tell(err error) {
 		}
 	}
 	t.waiters = nil
+}
+
+// end tells all who wait, and who comes later, that the tunnel is no more.
+func (t *tunnel) end(why error) {
+	t.mu.Lock()
+	t.ended = why
+	t.mu.Unlock()
+	t.tell(why)
 }
 
 // Drop takes the tunnel to a member down at once and wipes its key; it returns when that is done. A member that has been revoked

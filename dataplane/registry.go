@@ -32,6 +32,7 @@ type tunnel struct {
 	mu      sync.Mutex
 	machine *exchange.Machine
 	waiters []chan error
+	ended   error // why it was dropped; nil: it was not
 
 	// Owned by the conductor.
 	state     tunnelState

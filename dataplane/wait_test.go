@@ -1,6 +1,9 @@
 package dataplane
 
 import (
+	"errors"
+	"log/slog"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -42,5 +45,42 @@ func TestWaitQueue(t *testing.T) {
 	}
 	if q.put(packet, now) != gone || !q.next().IsZero() {
 		t.Error("a closed queue takes packets")
+	}
+}
+
+// Regression: who asked for a tunnel just when it came up was told nothing, and waited for as long as it was allowed to. The news was told
+// before the view showed it, so that one who came in between neither heard it nor saw it.
+func TestNobodyIsToldWhatTheViewDoesNotShowYet(t *testing.T) {
+	p := &Plane{log: slog.New(slog.DiscardHandler)}
+	tun := &tunnel{state: tunnelState{phase: open}}
+	tun.publish()
+	tun.mu.Lock() // whoever tells waits here
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = p.step(tun, event{kind: carried}, result{})
+	}()
+	for deadline := time.Now().Add(5 * time.Second); !tun.view.Load().session; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Error("the news is told, and the view does not show it")
+			break
+		}
+	}
+	tun.mu.Unlock()
+	<-done
+}
+
+func TestNobodyWaitsForATunnelThatWasDropped(t *testing.T) {
+	tun := &tunnel{}
+	first, err := tun.wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tun.end(ErrDropped)
+	if err := <-first; !errors.Is(err, ErrDropped) {
+		t.Error(err)
+	}
+	if _, err := tun.wait(); !errors.Is(err, ErrDropped) {
+		t.Errorf("who comes late: %v", err)
 	}
 }
