@@ -46,6 +46,10 @@ func init() {
 		"degrade":   {parseDegrade, true},
 		"join":      {parseJoin, false},
 		"policy":    {parsePolicy, false},
+		"attack":    {parseAttack, true},
+		"pause":     {onHosts(func() Fault { return paused{} }), true},
+		"block-udp": {onHosts(func() Fault { return blockUDP{} }), true},
+		"renumber":  {onHosts(func() Fault { return renumber{} }), false},
 	}
 }
 
@@ -255,25 +259,33 @@ func parseHeal(n *yaml.Node) (Fault, Selector, error) {
 
 // degrade makes links worse.
 type degrade struct {
-	by Quality
+	by     Quality
+	access Access
 }
 
 func (*degrade) Kind() string { return "degrade" }
-func (f *degrade) set(p *play, who []*Host, q Quality) {
+func (f *degrade) set(p *play, who []*Host, q Quality, a Access) {
 	if len(who) == 0 {
 		p.world.Degrade("", q)
+		who = p.world.hosts
+	} else if f.by != (Quality{}) {
+		for _, h := range who {
+			p.world.Degrade(h.name, q)
+		}
 	}
 	for _, h := range who {
-		p.world.Degrade(h.name, q)
+		if f.access != (Access{}) {
+			h.connect(a)
+		}
 	}
 }
-func (f *degrade) begin(p *play, who []*Host) { f.set(p, who, f.by) }
-func (f *degrade) end(p *play, who []*Host)   { f.set(p, who, Quality{}) }
+func (f *degrade) begin(p *play, who []*Host) { f.set(p, who, f.by, f.access) }
+func (f *degrade) end(p *play, who []*Host)   { f.set(p, who, Quality{}, Access{}) }
 
 func parseDegrade(n *yaml.Node) (Fault, Selector, error) {
 	f := &degrade{}
 	var who Selector
-	err := each(n, qualityKeys(&f.by, map[string]func(*yaml.Node) error{
+	err := each(n, accessKeys(&f.access, qualityKeys(&f.by, map[string]func(*yaml.Node) error{
 		"who": func(n *yaml.Node) error {
 			w, err := words(n)
 			if err == nil {
@@ -281,9 +293,9 @@ func parseDegrade(n *yaml.Node) (Fault, Selector, error) {
 			}
 			return err
 		},
-	}))
-	if err == nil && f.by == (Quality{}) {
-		err = errors.New("takes latency, jitter or loss")
+	})))
+	if err == nil && f.by == (Quality{}) && f.access == (Access{}) {
+		err = errNoAccess
 	}
 	return f, who, err
 }

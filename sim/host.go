@@ -30,6 +30,8 @@ type Placement struct {
 	// Behind is the NAT it is behind, LAN its name; nil: it has public addresses.
 	Behind *underlaytest.NAT
 	LAN    string
+	// Access is how it is connected.
+	Access Access
 	// Settings changes what the node is told; nil: nothing.
 	Settings func(*config.Settings)
 }
@@ -42,6 +44,7 @@ type Host struct {
 	disk  string // the state folder of the latest process
 	lives int    // processes so far
 	card  *underlaytest.Host
+	fault Access                  // what is done to the machine's own connection
 	proc  atomic.Pointer[process] // nil: none runs
 	id    identity.NodeID         // zero until the first start
 
@@ -90,9 +93,12 @@ func (h *Host) plug() {
 	}
 	if h.at.Behind != nil {
 		h.card = h.at.Behind.Host(h.at.Addrs...)
-		return
+	} else {
+		h.card = h.world.net.Host(h.at.Addrs...)
 	}
-	h.card = h.world.net.Host(h.at.Addrs...)
+	if h.at.Access != (Access{}) || h.fault != (Access{}) {
+		h.connect(h.fault)
+	}
 }
 
 // Name is the host's, and its node's.

@@ -51,6 +51,13 @@ func (l *links) place(p place, addrs ...netip.Addr) {
 	}
 }
 
+// inherit puts an address where another is.
+func (l *links) inherit(fresh, old netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.places[fresh] = l.places[old]
+}
+
 func pair(a, b string) [2]string {
 	if b < a {
 		a, b = b, a

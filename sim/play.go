@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/underlay/underlaytest"
 )
 
 const (
@@ -291,6 +292,18 @@ func (p *play) healNetwork() {
 	clear(p.cutHosts)
 	p.world.Split()
 	p.world.links.heal()
+	for _, h := range p.world.hosts {
+		if h.fault != (Access{}) {
+			h.connect(Access{})
+		}
+		h.card.Resume()
+		h.card.SetFirewall(underlaytest.Firewall{})
+	}
+	for _, step := range p.scenario.Timeline {
+		if a, ok := step.Fault.(*attack); ok {
+			a.end(p, nil)
+		}
+	}
 }
 
 // setCut pulls cables, or plugs them in.

@@ -52,7 +52,8 @@ type Region struct {
 	Nodes int
 	// Within is the way between two of its machines.
 	Within Quality
-	// NAT is the kind of router they are behind: none, open, easy or hard. LAN: all behind the same one; otherwise each has its own.
+	Access
+	// NAT is the kind of router they are behind: none, open, easy, hard, or blocked: nothing but TCP gets out. LAN: all behind the same one; otherwise each has its own.
 	NAT string
 	LAN bool
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // natKinds are the kinds of router a region's machines can be behind, in the words of docs/nat.md.
-var natKinds = []string{natNone, "open", "easy", "hard"}
+var natKinds = []string{natNone, "open", "easy", "hard", "blocked"}
 
 const natNone = "none"
 
@@ -22,6 +22,8 @@ func natConfig(kind string) underlaytest.NATConfig {
 	switch kind {
 	case "easy":
 		c.Filtering = underlaytest.AddressAndPortDependent
+	case "blocked":
+		c.DropUDP = true
 	case "hard":
 		c.Mapping, c.Filtering = underlaytest.AddressAndPortDependent, underlaytest.AddressAndPortDependent
 	}
@@ -84,6 +86,7 @@ func (p *play) lay() {
 func (p *play) newHost(region string) *Host {
 	at := Placement{Name: fmt.Sprintf("n%d", len(p.world.hosts)+1), Region: region, Settings: func(s *config.Settings) { s.Timing = p.scenario.Timing }}
 	r := p.region(region)
+	at.Access = r.Access
 	if r.NAT == natNone {
 		at.Addrs = []netip.Addr{p.topology.nextPublic()}
 		return p.world.AddHost(at)

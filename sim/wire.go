@@ -32,6 +32,8 @@ type wire struct {
 	plain          atomic.Int64 // packets that carried the marker in clear
 	plainAt        atomic.Int64 // when the first of them did, in ns of Unix time
 
+	overheard overheard
+
 	traceMu sync.Mutex
 	trace   hash.Hash // of all packets in their order, with time and addresses; nil: nobody asked
 }
@@ -40,6 +42,7 @@ func (w *wire) see(from, to netip.AddrPort, b []byte) {
 	if w.trace != nil {
 		w.note(from, to, b)
 	}
+	w.overheard.hear(from, to, b)
 	w.packets.Add(1)
 	w.bytes.Add(int64(len(b)))
 	if bytes.Contains(b, w.marker) && w.plain.Add(1) == 1 {
