@@ -103,7 +103,7 @@ func parseAttack(n *yaml.Node) (Fault, Selector, error) {
 		"kind": oneOf(&f.kind, attackReplay, attackJunk), "rate": number(&f.rate, 1, attackRateMax), "who": selector(&who),
 	}, "kind")
 	if err == nil && f.kind == attackReplay && len(who.words) > 0 {
-		err = errors.New("what is replayed goes to whom it was meant for: take away who:")
+		err = errors.New("what is replayed goes to whom it was meant for: leave out `who`")
 	}
 	return f, who, err
 }

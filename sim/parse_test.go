@@ -64,7 +64,7 @@ func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
 		"nat: hard\x00nat: hard, bandwidth: 20MB":                     "20Mbit",
 		"nat: hard\x00nat: hard, mtu: 500":                            "1280 to 9216",
 		"kill: leader, for: 30s\x00attack: {kind: bribe}":             "none of replay, junk",
-		"kill: leader, for: 30s\x00attack: {kind: replay, who: n1}":   "take away who:",
+		"kill: leader, for: 30s\x00attack: {kind: replay, who: n1}":   "leave out `who`",
 		"kill: leader, for: 30s\x00degrade: {who: n1}":                "takes latency",
 		"kill: leader\x00renumber: n4":                                "cannot be undone",
 		"for: 10m\x00for: 10m\njoin: lan":                             "one region with lan: true",
