@@ -23,6 +23,7 @@ type (
 	CoordinatorList = localapi.CoordinatorList
 	Voter           = localapi.Voter
 	RegionDetail    = localapi.RegionDetail
+	RelayDuty       = localapi.RelayDuty
 	Entry           = localapi.Entry
 	InviteRequest   = localapi.InviteRequest
 	Invite          = localapi.Invite

@@ -121,3 +121,8 @@ func (a Author) Keyring(s *State, announce bool) (Command, error) {
 func (a Author) Region(p Proposal) (Command, error) {
 	return newCommand(KindRegion, a.Now, identity.NodeID{}, regionBody{Region: p.Region, Coordinator: p.Node, Term: p.Term, Why: p.Why})
 }
+
+// Relay returns the command that a proposal to AppointRelay or DismissRelay stands for.
+func (a Author) Relay(p Proposal) (Command, error) {
+	return newCommand(KindRelay, a.Now, identity.NodeID{}, relayBody{Region: p.Region, Node: p.Node, Appoint: p.Action == AppointRelay, Why: p.Why})
+}

@@ -14,7 +14,7 @@ import (
 // snapshots carry the lowest format that holds them, so that voters of an older program follow until one uses what is new.
 // A leader must not propose format n+1 before every voter understands it; should it happen, a ledger that does not
 // understand freezes (Ledger.Frozen) instead of guessing, and goes on from there once its program is updated.
-const LedgerFormat = 5
+const LedgerFormat = 6
 
 // Kind says what a command does. Numbers are part of the log format and never reused.
 type Kind uint8
@@ -43,9 +43,14 @@ const KindRecover Kind = 11 // a member has made itself the only voter
 // The kinds of format 5.
 const KindRegion Kind = 12 // a region's coordinator: elected, replaced, gone
 
+// The kinds of format 6.
+const KindRelay Kind = 13 // who relays for a region: appointed, dismissed
+
 // format returns the lowest format that has the kind.
 func (k Kind) format() uint8 {
 	switch {
+	case k >= KindRelay:
+		return 6
 	case k >= KindRegion:
 		return 5
 	case k >= KindRecover:
@@ -85,6 +90,8 @@ func (k Kind) String() string {
 		return "recover"
 	case KindRegion:
 		return "region"
+	case KindRelay:
+		return "relay"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }

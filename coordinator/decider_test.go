@@ -119,6 +119,8 @@ func (d *decisions) carryOut(p Proposal) {
 	case Reissue:
 	case ElectRegion:
 		d.apply(KindRegion, regionBody{Region: p.Region, Coordinator: p.Node, Term: p.Term, Why: p.Why})
+	case AppointRelay, DismissRelay:
+		d.apply(KindRelay, relayBody{Region: p.Region, Node: p.Node, Appoint: p.Action == AppointRelay, Why: p.Why})
 	case AnnounceKey:
 		d.apply(KindKeyring, keyringBody{Keys: [][]byte{d.ledger.state.Keyring.Keys[0], d.key()}, Replaces: d.ledger.state.Keyring.Version})
 		d.o.KeyringSeen = d.now
@@ -127,7 +129,7 @@ func (d *decisions) carryOut(p Proposal) {
 		d.o.KeyringSeen = d.now
 	}
 	who := d.name(p.Node)
-	if p.Action == ElectRegion {
+	if p.Region != "" {
 		who += " for " + p.Region
 	}
 	fmt.Fprintf(&d.trace, "%6s  %s %s (%s)  voters %s\n", d.now.Sub(day0), p.Action, who, p.Why, d.names(d.o.Voters))

@@ -22,6 +22,8 @@ type Observation struct {
 	CaughtUp map[identity.NodeID]bool
 	// Poor are hard to reach: behind a hard NAT, or with UDP blocked. They vote only where nobody better is there.
 	Poor map[identity.NodeID]bool
+	// Offers are the members that say they relay for others.
+	Offers map[identity.NodeID]Offer
 	// Unwilling were asked for an issuer's signature lately and gave none.
 	Unwilling map[identity.NodeID]bool
 	// Silent are coordinators of regions that have not answered the leader for Timing.Office. Yielding are those that go, and want to
@@ -48,20 +50,23 @@ type Action uint8
 
 // The actions.
 const (
-	SignIssuer  Action = iota + 1 // an issuer certificate of Depth for Node, signed by Signer
-	Stage                         // send the log to Node, without a vote
-	Promote                       // give the staged Node its vote
-	RemoveVoter                   // take Node out of the group, voter or staged
-	Transfer                      // make Node the leader
-	Reissue                       // a new certificate for Node, otherwise unchanged
-	AnnounceKey                   // a new gossip key behind the one in use
-	UseKey                        // the announced gossip key in place of the one in use
-	ElectRegion                   // Node coordinates Region, in Term; nobody if it is zero
+	SignIssuer   Action = iota + 1 // an issuer certificate of Depth for Node, signed by Signer
+	Stage                          // send the log to Node, without a vote
+	Promote                        // give the staged Node its vote
+	RemoveVoter                    // take Node out of the group, voter or staged
+	Transfer                       // make Node the leader
+	Reissue                        // a new certificate for Node, otherwise unchanged
+	AnnounceKey                    // a new gossip key behind the one in use
+	UseKey                         // the announced gossip key in place of the one in use
+	ElectRegion                    // Node coordinates Region, in Term; nobody if it is zero
+	AppointRelay                   // Node relays for Region
+	DismissRelay                   // Node does not relay for Region any more
 )
 
 // String names the action for logs and golden tables.
 func (a Action) String() string {
-	return [...]string{"?", "sign-issuer", "stage", "promote", "remove", "transfer", "reissue", "announce-key", "use-key", "elect"}[min(int(a), 9)]
+	return [...]string{"?", "sign-issuer", "stage", "promote", "remove", "transfer", "reissue", "announce-key", "use-key", "elect", "appoint-relay",
+		"dismiss-relay"}[min(int(a), 11)]
 }
 
 // Proposal is one thing a decider wants done, with its reason for the log.
@@ -70,7 +75,7 @@ type Proposal struct {
 	Node   identity.NodeID
 	Signer identity.NodeID // of SignIssuer
 	Depth  uint8           // of SignIssuer
-	Region string          // of ElectRegion
+	Region string          // of ElectRegion, AppointRelay, DismissRelay
 	Term   uint64          // of ElectRegion
 	Why    string
 }
@@ -92,6 +97,7 @@ var Deciders = []Decider{
 	{Name: "voters", Decide: DecideVoters, Staged: true},
 	{Name: "renewal", Decide: DecideRenewal},
 	{Name: "keyring", Decide: DecideKeyring},
+	{Name: "relays", Decide: DecideRelays},
 }
 
 // proposalsPerTick bounds what one decider can set off at once: a commit takes some milliseconds.

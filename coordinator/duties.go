@@ -264,7 +264,8 @@ func (g *Group) observeMesh(r *replica) Observation {
 		w.unwilling = map[identity.NodeID]time.Time{}
 	}
 	o := Observation{Self: g.self, Now: now, Timing: g.cfg.Timing, Alive: w.alive, Gone: w.gone,
-		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}, Poor: map[identity.NodeID]bool{}}
+		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}, Poor: map[identity.NodeID]bool{},
+		Offers: map[identity.NodeID]Offer{}}
 	o.Voters, o.Staged = r.servers()
 	r.contact.keep(append(slices.Clone(o.Voters), o.Staged...)...)
 	for _, m := range g.state.Load().Members {
@@ -279,6 +280,9 @@ func (g *Group) observeMesh(r *replica) Observation {
 		}
 		if e, ok := g.cfg.Peers.Get(m.ID); ok && e.HasRecord {
 			o.Poor[m.ID] = e.Record.NAT == peer.NATHard || e.Record.NAT == peer.NATBlocked
+			if seen && e.Record.Relay && e.Record.NAT != peer.NATBlocked {
+				o.Offers[m.ID] = Offer{Busy: e.Record.Busy, Network: e.Record.Network()}
+			}
 		}
 	}
 	for id, at := range w.unwilling {
@@ -323,6 +327,8 @@ func (g *Group) carryOut(r *replica, p Proposal) error {
 	switch p.Action {
 	case ElectRegion:
 		return g.electRegion(ctx, r, p)
+	case AppointRelay, DismissRelay:
+		return g.changeRelays(ctx, r, p)
 	case SignIssuer:
 		return g.grantIssuer(ctx, r, p)
 	case Stage:

@@ -184,6 +184,8 @@ func (l *Ledger) dispatch(c Command, version uint64) (Result, string) {
 		return apply(c, version, l.recover)
 	case KindRegion:
 		return apply(c, version, l.region)
+	case KindRelay:
+		return apply(c, version, l.relay)
 	}
 	return noSuchKind(c), ""
 }

@@ -154,7 +154,9 @@ func randomCommand(t testing.TB, random *mrand.Rand, l *Ledger, index uint64, at
 	asker := testKey(random.IntN(4)).ID()
 	id := fmt.Sprint("inv-", index-uint64(random.IntN(int(min(index, 20))))) // one of those that may have been made lately
 	who := 1 + random.IntN(12)
-	switch random.IntN(9) {
+	switch random.IntN(10) {
+	case 8:
+		return must(t, KindRelay, at, asker, relayBody{Region: []string{DefaultRegion, "region-0"}[random.IntN(2)], Node: testKey(random.IntN(6)).ID(), Appoint: random.IntN(3) > 0})
 	case 7:
 		region := fmt.Sprint("region-", random.IntN(2))
 		if random.IntN(2) == 0 {
@@ -181,7 +183,7 @@ func randomCommand(t testing.TB, random *mrand.Rand, l *Ledger, index uint64, at
 			return must(t, KindReissue, at, asker, reissueBody{Certificate: raw, Replaces: m.Certificate.Serial, Change: "renamed"})
 		}
 	case 6:
-		return Command{Format: uint8(random.IntN(2)), Kind: Kind(random.IntN(12)), Time: at.UnixMilli(), Asker: asker, Body: []byte("noise")}
+		return Command{Format: uint8(random.IntN(2)), Kind: Kind(random.IntN(14)), Time: at.UnixMilli(), Asker: asker, Body: []byte("noise")}
 	}
 	addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(random.IntN(17))})
 	if next, err := l.nextLease(at); err == nil && random.IntN(3) > 0 {
@@ -334,8 +336,8 @@ func TestAuditNamesWhoAskedAndDetectsChanges(t *testing.T) {
 func FuzzLedgerCommand(f *testing.F) {
 	base, _ := founded(f, "10.0.0.0/28")
 	for _, body := range []any{inviteBody{ID: "x", Key: [32]byte{1}, Uses: 1, Expires: day0.Add(time.Hour).UnixMilli()}, cancelBody{ID: "x"}, keyringBody{Keys: [][]byte{make([]byte, 32)}},
-		policyBody{ID: [16]byte{1}, Text: pingOnly}, policyBody{ID: [16]byte{2}, Back: true}, approveBody{Certificate: []byte{1}}} {
-		for kind := range KindApprove + 1 {
+		policyBody{ID: [16]byte{1}, Text: pingOnly}, policyBody{ID: [16]byte{2}, Back: true}, approveBody{Certificate: []byte{1}}, regionBody{Region: "home", Term: 1}, relayBody{Region: DefaultRegion, Node: testKey(0).ID(), Appoint: true}} {
+		for kind := range KindRelay + 1 {
 			c, _ := newCommand(kind, day0, testKey(0).ID(), body)
 			b, _ := c.encode()
 			f.Add(b)

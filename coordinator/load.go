@@ -22,6 +22,7 @@ type builder struct {
 	keyring  Keyring
 	policy   *Policy
 	regions  Regions
+	relays   Relays
 	recovery *Recovery
 	view     Coordinators
 	head     []byte
@@ -36,7 +37,7 @@ func newBuilder(from *State) *builder {
 		return b
 	}
 	mesh := from.Mesh
-	b.mesh, b.keyring, b.policy, b.regions = &mesh, from.Keyring, from.Policy, from.Regions
+	b.mesh, b.keyring, b.policy, b.regions, b.relays = &mesh, from.Keyring, from.Policy, from.Regions, from.Relays
 	b.recovery, b.view = from.Recovery, from.Coordinators
 	for _, m := range from.Members {
 		b.members[m.ID] = m
@@ -67,6 +68,8 @@ func (b *builder) add(kind uint8, body []byte) (bool, error) {
 		b.policy, err = parsePolicyRecord(body)
 	case recordRegions:
 		b.regions, err = parseRegionsRecord(body)
+	case recordRelays:
+		b.relays, err = parseRelaysRecord(body)
 	case recordRecovery:
 		b.recovery, err = parseRecoveryRecord(body)
 	case recordOffice:
@@ -146,8 +149,8 @@ func (b *builder) build() (*State, error) {
 	if b.mesh == nil {
 		return nil, errNoFounding
 	}
-	s := &State{Mesh: *b.mesh, Keyring: b.keyring, Policy: b.policy, Regions: b.regions, Recovery: b.recovery, Coordinators: b.view, head: b.head,
-		Version: max(b.keyring.Version, b.regions.Version)}
+	s := &State{Mesh: *b.mesh, Keyring: b.keyring, Policy: b.policy, Regions: b.regions, Relays: b.relays, Recovery: b.recovery, Coordinators: b.view, head: b.head,
+		Version: max(b.keyring.Version, b.regions.Version, b.relays.Version)}
 	if s.Policy != nil {
 		s.Version = max(s.Version, s.Policy.Version)
 	}
@@ -261,6 +264,8 @@ func (l *Ledger) Encode(to io.Writer) error {
 // format is the lowest format that holds what the ledger has.
 func (l *Ledger) format() uint8 {
 	switch {
+	case l.state.Relays.Version > 0:
+		return KindRelay.format()
 	case l.state.Regions.Version > 0:
 		return KindRegion.format()
 	case l.state.Recovery != nil:

@@ -32,6 +32,7 @@ const (
 	recordRecovery   = 13 // the last recovery, signed
 	recordRegions    = 14 // all regions and their coordinators
 	recordOffice     = 15 // pulls only: what the answerer is to the asker's region
+	recordRelays     = 16 // who was appointed to relay, for all regions
 )
 
 // Bounds of a sequence: the largest record is a policy; a revoked member is about 12 KiB, half certificate and half revocation.
@@ -212,6 +213,9 @@ func writeState(w *recordWriter, s *State, since uint64) {
 	}
 	if s.Regions.Version > 0 && newer(s.Regions.Version) {
 		w.put(recordRegions, newRegionsRecord(s.Regions))
+	}
+	if s.Relays.Version > 0 && newer(s.Relays.Version) {
+		w.put(recordRelays, newRelaysRecord(s.Relays))
 	}
 	for _, m := range s.Members {
 		if newer(m.Version) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
-	"github.com/phantommesh/phantommesh/peer"
 )
 
 // What a coordinator does for its region, beside being asked first for the state (poll): it orders members whose record shows an older
@@ -162,11 +161,11 @@ func (g *Group) RefusedOrders() uint64 { return g.refusedOrders.Load() }
 // RegionHealth is what a coordinator sees of its region.
 type RegionHealth struct {
 	Office   Office
-	Members  int // active
-	Alive    int // by gossip
-	Behind   int // alive, with an older state than the coordinator's by their own word
-	Expiring int // certificates with a third of their life or less to go
-	Relays   []identity.NodeID
+	Members  int               // active
+	Alive    int               // by gossip
+	Behind   int               // alive, with an older state than the coordinator's by their own word
+	Expiring int               // certificates with a third of their life or less to go
+	Relays   []identity.NodeID // appointed for the region and alive
 }
 
 type regionHealthRecord struct {
@@ -180,9 +179,6 @@ type regionHealthRecord struct {
 	Expiring uint32
 	Relays   []identity.NodeID
 }
-
-// relaysAdvised bounds the advice: a member uses two.
-const relaysAdvised = 8
 
 // summary is the health of the region that this node coordinates.
 func (g *Group) summary() (RegionHealth, error) {
@@ -211,9 +207,11 @@ func (g *Group) summary() (RegionHealth, error) {
 			if e.Record.StateVersion < s.Version {
 				h.Behind++
 			}
-			if e.Record.Relay && e.Record.NAT != peer.NATBlocked && len(h.Relays) < relaysAdvised {
-				h.Relays = append(h.Relays, m.ID)
-			}
+		}
+	}
+	for _, r := range s.Relays.Of(office.Region) {
+		if r.Node == g.self || g.cfg.Alive(r.Node) {
+			h.Relays = append(h.Relays, r.Node)
 		}
 	}
 	return h, nil
@@ -236,13 +234,18 @@ func (g *Group) RegionHealth(ctx context.Context, region string) (RegionHealth, 
 	if err != nil {
 		return h, err
 	}
+	return g.state.Load().parseHealth(a.Body, id, region)
+}
+
+// parseHealth reads what a node says as the coordinator of a region.
+func (s *State) parseHealth(body []byte, id identity.NodeID, region string) (RegionHealth, error) {
 	var r regionHealthRecord
-	if err := wire.Unmarshal(a.Body, &r); err != nil {
-		return h, err
+	if err := wire.Unmarshal(body, &r); err != nil {
+		return RegionHealth{}, err
 	}
-	h = RegionHealth{Office: Office{Region: r.Region, Term: r.Term, Node: r.Node}, Members: int(r.Members), Alive: int(r.Alive),
+	h := RegionHealth{Office: Office{Region: r.Region, Term: r.Term, Node: r.Node}, Members: int(r.Members), Alive: int(r.Alive),
 		Behind: int(r.Behind), Expiring: int(r.Expiring), Relays: r.Relays}
-	if r.Node != id || r.Region != region || len(r.Relays) > relaysAdvised || g.state.Load().fenced(h.Office) {
+	if r.Node != id || r.Region != region || len(r.Relays) > relaysPerRegion || s.fenced(h.Office) {
 		return RegionHealth{}, errSuperseded
 	}
 	return h, nil

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/wire"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 // electLimit is what re-election may take after a loss, of the coordinator alone or of the leader that it was.
@@ -322,11 +324,61 @@ func TestACoordinatorKnowsItsRegion(t *testing.T) {
 				break
 			}
 		}
+		l.offer(east[0], home[1])
+		l.eventually(20*time.Second, "relays are appointed, and the region's coordinator names them", func() bool {
+			h, err = home[2].group.RegionHealth(t.Context(), "east")
+			return err == nil && len(h.Relays) == 2 && slices.Contains(h.Relays, east[0].id()) && slices.Contains(h.Relays, home[1].id())
+		})
 		if h, err = home[2].group.RegionHealth(t.Context(), "east"); err != nil || h.Members != 4 || h.Alive != 3 {
 			t.Errorf("after a loss: %+v, %v", h, err)
 		}
 		if _, err := home[0].group.RegionHealth(t.Context(), "nowhere"); err == nil {
 			t.Error("a region that is not")
+		}
+	})
+}
+
+// offer has members say to all that they relay for others.
+func (l *lab) offer(members ...*member) {
+	l.t.Helper()
+	for _, m := range members {
+		for _, n := range l.nodes {
+			n.peers.Update(peer.Record{ID: m.id(), Sequence: 1, Relay: true, NAT: peer.NATNone})
+		}
+	}
+}
+
+// What members send each other about regions, as bytes from anybody who holds a certificate.
+func FuzzRegion(f *testing.F) {
+	ledger, _ := founded(f, "10.0.0.0/28")
+	self, home := testKey(0).ID(), regionBody{Region: DefaultRegion, Coordinator: testKey(0).ID(), Term: 1}
+	if err := ledger.Apply(must(f, KindRegion, day0, self, home), 9).Err(); err != nil {
+		f.Fatal(err)
+	}
+	for _, body := range []any{
+		regionMessage{Kind: regionBeat, LeaderTerm: 1, Region: DefaultRegion, Term: 1, Version: 3},
+		regionMessage{Kind: regionOrder, Region: DefaultRegion, Term: 1, Version: 3},
+		regionHealthRecord{Region: DefaultRegion, Term: 1, Node: self, Relays: []identity.NodeID{self}},
+	} {
+		b, err := wire.Marshal(body)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		g := &Group{self: self, cfg: Config{Now: func() time.Time { return day0 }}, pullFrom: make(chan identity.NodeID, 1)}
+		g.state.Store(ledger.state)
+		var m regionMessage
+		if len(b) <= regionMessageMax && wire.Unmarshal(b, &m) == nil {
+			for _, from := range []identity.NodeID{self, testKey(1).ID()} {
+				if reply, ok := g.heedRegion(from, m); ok && from != self && !reply.Refused {
+					t.Errorf("a stranger was obeyed: %+v", m)
+				}
+			}
+		}
+		if h, err := ledger.state.parseHealth(b, self, DefaultRegion); err == nil && (h.Office.Node != self || len(h.Relays) > relaysPerRegion) {
+			t.Errorf("taken for health: %+v", h)
 		}
 	})
 }

@@ -224,7 +224,7 @@ func (g *Group) renewedBy(ctx context.Context, answer Answer, from identity.Node
 	return nil
 }
 
-// askRenewal asks those who may know a leader: the coordinators as this node knows them, then who is alive, then others, another few every time.
+// askRenewal asks those who may know a leader: the coordinator of this node's region and the voters as it knows them, then who is alive, then others, another few every time.
 func (g *Group) askRenewal(ctx context.Context, raw []byte) (Answer, identity.NodeID, error) {
 	type reply struct {
 		from   identity.NodeID
@@ -292,6 +292,12 @@ func (g *Group) whoMayRenew() []identity.NodeID {
 	}
 	voters := slices.DeleteFunc(slices.Clone(s.Coordinators.Voters), func(id identity.NodeID) bool { return id == g.self || !s.Active(id) })
 	var offered []identity.NodeID
+	if id, _, ok := s.RegionCoordinator(s.RegionOf(g.self)); ok && id != g.self && g.cfg.Alive(id) && g.offered.Load() == nil {
+		offered = append(offered, id)
+		for _, list := range []*[]identity.NodeID{&voters, &alive} {
+			*list = without(*list, id)
+		}
+	}
 	if id := g.offered.Load(); id != nil {
 		offered = append(offered, *id)
 		for _, list := range []*[]identity.NodeID{&voters, &alive, &others} {

@@ -70,6 +70,13 @@ func (o Observation) sum() (sum uint64) {
 	for id, version := range o.Holds {
 		add(9, id, version)
 	}
+	for id, offer := range o.Offers {
+		busy := uint64(0)
+		if offer.Busy {
+			busy = 1
+		}
+		add(11, id, busy+2*maphash.String(observed, offer.Network.String()))
+	}
 	add(10, o.Self, uint64(o.KeyringSeen.UnixNano()))
 	return sum
 }

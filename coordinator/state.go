@@ -94,6 +94,7 @@ type State struct {
 	Keyring      Keyring
 	Policy       *Policy // nil: none was ever set
 	Regions      Regions
+	Relays       Relays
 	Recovery     *Recovery // the last one; nil: the group has never lost its quorum for good
 	Coordinators Coordinators
 
@@ -249,7 +250,7 @@ func insert[T any](list []T, x T, order func(a, b T) int) []T {
 }
 
 // Digest covers all of the replicated state but the view of coordinators: SHA-256 over version, mesh, keyring and the hash of
-// every record in order, then the policy, the regions and the
+// every record in order, then the policy, the regions, the relays and the
 // recovery, where there are such. Two members with the same digest hold the same state.
 func (s *State) Digest() [32]byte {
 	h := sha256.New()
@@ -274,6 +275,10 @@ func (s *State) Digest() [32]byte {
 	if s.Regions.Version > 0 {
 		h.Write([]byte("regions"))
 		h.Write(s.Regions.hash[:])
+	}
+	if s.Relays.Version > 0 {
+		h.Write([]byte("relays"))
+		h.Write(s.Relays.hash[:])
 	}
 	if s.Recovery != nil {
 		h.Write([]byte("recovery"))

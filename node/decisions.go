@@ -79,18 +79,21 @@ func checkInvite(r *localapi.InviteRequest) error {
 }
 
 // introducers are the members a token names: this node first, then those that are alive, with addresses that a machine elsewhere has a chance
-// of reaching: who offers to relay is known to be reachable and comes first, then coordinators, then the rest.
+// of reaching: who offers to relay is known to be reachable and comes first, among them who was appointed; then coordinators, then the rest.
 func (m *membership) introducers() []invitation.Member {
 	n := m.node
 	out := []invitation.Member{{ID: n.ID(), Addresses: pickAddresses(addressesOf(n.endpoints()))}}
-	coordinators := m.group.State().Coordinators
+	state := m.group.State()
 	all := n.peers.All()
 	rank := func(e peer.Entry) int {
 		r := 0
 		if !e.Record.Relay {
+			r += 4
+		}
+		if !m.appointed(e.ID) {
 			r += 2
 		}
-		if !coordinators.Voter(e.ID) {
+		if _, _, coordinates := state.Coordinates(e.ID); !coordinates && !state.Coordinators.Voter(e.ID) {
 			r++
 		}
 		return r

@@ -12,7 +12,7 @@ import (
 )
 
 // Doctor gives what only the running node knows; the command adds its checks of the host.
-func (n *Node) Doctor(context.Context) (*localapi.Doctor, error) {
+func (n *Node) Doctor(ctx context.Context) (*localapi.Doctor, error) {
 	d := &findings{OK: true}
 	m := n.online.Load()
 	if m == nil {
@@ -23,7 +23,7 @@ func (n *Node) Doctor(context.Context) (*localapi.Doctor, error) {
 	state := m.group.State()
 	for _, f := range []localapi.Finding{
 		m.checkQuorum(state), m.checkPeers(), m.checkCertificate(state), m.checkReplica(), m.checkInterface(), m.checkEndpoints(),
-		m.checkPolicy(state), m.checkLAN(state), m.checkRelays(),
+		m.checkPolicy(state), m.checkLAN(state), m.checkRelays(), m.checkRegion(ctx, state),
 	} {
 		d.add(f)
 	}
@@ -85,6 +85,34 @@ func (m *membership) recoverHint(state *coordinator.State) string {
 		}
 	}
 	return "phantom restore FILE --as-only-coordinator with a coordinator's backup"
+}
+
+// regionWait bounds the question to the region's coordinator.
+const regionWait = 2 * time.Second
+
+// checkRegion has the coordinator of this node's region say how it is there.
+func (m *membership) checkRegion(ctx context.Context, state *coordinator.State) localapi.Finding {
+	region := state.RegionOf(m.node.ID())
+	f := localapi.Finding{Check: "region", Severity: localapi.SeverityWarning}
+	id, _, ok := state.RegionCoordinator(region)
+	if !ok {
+		f.What = "region " + region + " has no coordinator"
+		f.Why = "none of its members can be reached by the leader, or nothing can be decided now"
+		f.Next = "phantom coordinators shows whether there is a quorum; members of the region ask the voters meanwhile"
+		return f
+	}
+	ctx, cancel := context.WithTimeout(ctx, regionWait)
+	defer cancel()
+	h, err := m.group.RegionHealth(ctx, region)
+	if err != nil {
+		f.What = "the coordinator of region " + region + ", " + m.node.nameOf(id) + ", did not say how the region is"
+		f.Why, f.Next = err.Error(), "look again in a moment: another is elected within seconds if it is gone; then phantom why "+m.node.nameOf(id)
+		return f
+	}
+	f.OK, f.Severity = true, localapi.SeverityInfo
+	f.What = fmt.Sprintf("%s coordinates %s: %s, %d alive, %d with an older state, %d with a certificate that ends soon, %s appointed",
+		m.node.nameOf(id), region, count(h.Members, "member"), h.Alive, h.Behind, h.Expiring, count(len(h.Relays), "relay"))
+	return f
 }
 
 // checkRelays tells whether members that cannot be reached directly have somebody to relay for them.

@@ -353,7 +353,7 @@ func (m *membership) publishRecords() {
 }
 
 func sameNews(a, b peer.Record) bool {
-	return a.Region == b.Region && a.StateVersion == b.StateVersion && a.Voter == b.Voter && a.Relay == b.Relay && a.NAT == b.NAT &&
+	return a.Region == b.Region && a.StateVersion == b.StateVersion && a.Voter == b.Voter && a.Relay == b.Relay && a.Busy == b.Busy && a.NAT == b.NAT &&
 		slices.Equal(a.Endpoints, b.Endpoints) && slices.Equal(a.Relays, b.Relays)
 }
 
@@ -366,6 +366,7 @@ func (m *membership) describe() peer.Record {
 		r.Region = self.Certificate.Region
 	}
 	r.Endpoints, r.Relays, r.Relay, r.NAT = m.reach.Endpoints(), m.reach.Relays(), m.reach.OffersRelay(), m.reach.NAT()
+	r.Busy = r.Relay && m.reach.Busy()
 	return r
 }
 

@@ -22,7 +22,8 @@ func (m *membership) startReach() (err error) {
 	cfg := reach.Config{
 		Underlay: reach.OverSocket(n.socket, s.RelayRate), Streams: reach.OverControl(n.control), Table: n.peers, NoRelay: s.NoRelay, STUN: s.STUN,
 		Resolve: n.resolve, Advertise: s.Advertise, NetworkChanged: m.networkChanged, Changed: func() { signal(m.publish) },
-		Rand: n.cfg.Rand, Log: n.log,
+		Appointed: m.appointed,
+		Rand:      n.cfg.Rand, Log: n.log,
 	}
 	if !s.NoPortMapping {
 		cfg.Mapper = n.mapper(m.mapperChanged)
@@ -32,6 +33,12 @@ func (m *membership) startReach() (err error) {
 	}
 	n.reach.Store(m.reach)
 	return nil
+}
+
+// appointed tells whether a member was appointed to relay for this node's region.
+func (m *membership) appointed(id identity.NodeID) bool {
+	state := m.group.State()
+	return state.Relays.Appointed(state.RegionOf(m.node.ID()), id)
 }
 
 // mapper is who asks the router for a port; nil: nobody.

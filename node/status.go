@@ -248,6 +248,13 @@ func (n *Node) Coordinators(context.Context) (*localapi.CoordinatorList, error) 
 		if member, ok := state.Member(id); ok {
 			d.Name = member.Certificate.Name
 		}
+		for _, r := range state.Relays.Of(r.Name) {
+			duty := localapi.RelayDuty{ID: r.Node.String(), Since: r.Since.UTC()}
+			if member, ok := state.Member(r.Node); ok {
+				duty.Name = member.Certificate.Name
+			}
+			d.Relays = append(d.Relays, duty)
+		}
 		out.Regions = append(out.Regions, d)
 	}
 	return out, nil

@@ -81,6 +81,7 @@ func relays(considered []reach.RelayConsidered) localapi.List[localapi.Relay] {
 	var out localapi.List[localapi.Relay]
 	for _, r := range considered {
 		out = append(out, localapi.Relay{
+			Appointed: r.Appointed,
 			RoundTrip: localapi.RoundTrip{ID: r.ID.String(), Name: r.Name, RTTMs: millis(r.RTT)},
 			Load:      int(r.Load), AtHand: r.Ours, Theirs: r.Theirs, InUse: r.InUse, Result: r.Result,
 		})

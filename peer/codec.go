@@ -15,7 +15,7 @@ import (
 //
 //	offset        size  field
 //	0             1     version, 2
-//	1             1     flags: 0x01 voter, 0x02 relay, the rest zero
+//	1             1     flags: 0x01 voter, 0x02 relay, 0x04 busy, the rest zero
 //	2             1     NAT in front of the node, 0–4
 //	3             8     sequence
 //	11            8     state version
@@ -36,7 +36,8 @@ const (
 	recordVersion = 2
 	flagVoter     = 0x01
 	flagRelay     = 0x02
-	flagsKnown    = flagVoter | flagRelay
+	flagBusy      = 0x04
+	flagsKnown    = flagVoter | flagRelay | flagBusy
 	fixedSize     = 19
 	signatureSize = 64
 	recordLargest = fixedSize + 1 + RegionMax + 1 + EndpointsMax*19 + 1 + RelaysMax*32 + signatureSize
@@ -53,6 +54,9 @@ func (r Record) appendBody(b []byte) []byte {
 	}
 	if r.Relay {
 		flags |= flagRelay
+	}
+	if r.Busy {
+		flags |= flagBusy
 	}
 	b = append(b, recordVersion, flags, byte(r.NAT))
 	b = binary.BigEndian.AppendUint64(b, r.Sequence)
@@ -94,7 +98,7 @@ func ParseRecord(id identity.NodeID, b []byte) (Record, error) {
 	if flags&^flagsKnown != 0 {
 		d.fail("unknown flags %#x", flags)
 	}
-	r.Voter, r.Relay = flags&flagVoter != 0, flags&flagRelay != 0
+	r.Voter, r.Relay, r.Busy = flags&flagVoter != 0, flags&flagRelay != 0, flags&flagBusy != 0
 	if r.NAT = NAT(d.byte()); r.NAT > NATBlocked {
 		d.fail("unknown kind of NAT %d", uint8(r.NAT))
 	}

@@ -119,8 +119,30 @@ type Record struct {
 	Voter bool
 	// Relay says that the node carries other members' packets.
 	Relay bool
+	// Busy says that it carries about as much as it can: others are better asked first.
+	Busy bool
 	// NAT is what stands between the node and the others, as far as it knows.
 	NAT NAT
+}
+
+// Network is the network that fails as one with the node, as far as its addresses tell: the /24 or /48 of the first that is not private, else of
+// the first. Invalid if it has none.
+func (r Record) Network() netip.Prefix {
+	var at netip.Addr
+	for _, e := range r.Endpoints {
+		if a := e.Addr.Addr().Unmap(); !at.IsValid() || at.IsPrivate() && !a.IsPrivate() {
+			at = a
+		}
+	}
+	bits := 48
+	if at.Is4() {
+		bits = 24
+	}
+	p, err := at.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }
 
 // Sign encodes the record for key's node and signs it. Endpoints that may not stand in a record, and those beyond

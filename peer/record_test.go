@@ -30,7 +30,7 @@ func endpoint(s string, k EndpointKind) Endpoint {
 // fullRecord fills every field to its bound.
 func fullRecord(id identity.NodeID) Record {
 	r := Record{
-		ID: id, Sequence: 1<<64 - 1, StateVersion: 1<<64 - 2, Voter: true, Relay: true, NAT: NATBlocked,
+		ID: id, Sequence: 1<<64 - 1, StateVersion: 1<<64 - 2, Voter: true, Relay: true, Busy: true, NAT: NATBlocked,
 		Region: strings.Repeat("r", RegionMax),
 		Relays: []identity.NodeID{{1}, {2}},
 	}
@@ -182,7 +182,7 @@ func TestParseRefusesWhatIsNotCanonical(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"empty":              {},
 		"another version":    layout(set(0, 1, 0, 2)),
-		"unknown flag":       layout(set(0, 2, 4, 2)),
+		"unknown flag":       layout(set(0, 2, 8, 2)),
 		"unknown NAT":        layout(set(0, 2, 0, 5)),
 		"region too long":    layout(set(3, 64)),
 		"region unprintable": layout(set(4, 'h', 'o', '\n', 'e')),

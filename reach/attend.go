@@ -117,9 +117,9 @@ func (r *Reach) dueProbes(offering []identity.NodeID, probed time.Time) []identi
 	}
 	if short && len(sound) > len(r.held()) {
 		// One was lost just now and another is wanted at once: who is gone would not answer before probeTimeout.
-		return toProbe(sound, r.held(), asked)
+		return toProbe(sound, r.held(), asked, r.cfg.Appointed)
 	}
-	return toProbe(offering, r.held(), asked)
+	return toProbe(offering, r.held(), asked, r.cfg.Appointed)
 }
 
 // offering are the members that are alive and say they relay.
@@ -135,9 +135,10 @@ func (r *Reach) offering() []identity.NodeID {
 
 func (r *Reach) candidates(offering []identity.NodeID) []candidate {
 	var out []candidate
+	led := slices.ContainsFunc(offering, r.cfg.Appointed)
 	for _, id := range offering {
 		e, _ := r.table.Get(id)
-		c := candidate{ID: id, Network: networkOfRecord(e.Record)}
+		c := candidate{ID: id, Network: e.Record.Network(), Busy: e.Record.Busy, Unappointed: led && !r.cfg.Appointed(id)}
 		r.mu.Lock()
 		n := r.relays[id]
 		c.RTT, c.Load, c.Failed = n.rtt, n.load, n.failed

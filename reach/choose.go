@@ -25,6 +25,11 @@ const (
 	settled = 10 * time.Minute
 	// sameNetwork is what a second relay costs more if it stands in the network of the first.
 	sameNetwork = 50 * time.Millisecond
+	// unappointed is what a relay costs more that the mesh has not appointed (coordinator.DecideRelays), where others are: those appointed stand in
+	// several networks and are watched for load. A member next door that offers to relay may still be clearly nearer.
+	unappointed = 20 * time.Millisecond
+	// busyCost is what a relay that calls itself busy costs more to who is not there yet. Nobody leaves it for that: all would leave at once.
+	busyCost = 50 * time.Millisecond
 	// failedFor is how long a relay that refused or did not answer is passed over.
 	failedFor = time.Minute
 )
@@ -36,6 +41,9 @@ type candidate struct {
 	Load    uint8         // percent, from its last answer
 	Network netip.Prefix  // /24 or /48 of its address
 	Failed  time.Time     // when it last refused or was lost; zero: never
+
+	Busy        bool // by its own word
+	Unappointed bool // while others are appointed
 }
 
 // atHand is a relay at which this node is registered.
@@ -45,7 +53,13 @@ type atHand struct {
 }
 
 // cost is the round trip to c, longer the busier it is: at full load it counts twice.
-func (c candidate) cost() time.Duration { return c.RTT + c.RTT*time.Duration(min(c.Load, 100))/100 }
+func (c candidate) cost() time.Duration {
+	cost := c.RTT + c.RTT*time.Duration(min(c.Load, 100))/100
+	if c.Unappointed {
+		cost += unappointed
+	}
+	return cost
+}
 
 // chooseRelays returns the relays to be registered at, the better first: at most two. Those at hand stay unless they are gone or another is
 // clearly better.
@@ -66,6 +80,8 @@ func chooseRelays(all []candidate, current []atHand, now time.Time) []identity.N
 			s.cost = min(time.Duration(float64(s.cost)*switchShare), max(0, s.cost-switchGain))
 		case c.RTT <= 0, c.Load >= loadFull, !c.Failed.IsZero() && now.Sub(c.Failed) < failedFor:
 			continue
+		case c.Busy:
+			s.cost += busyCost
 		}
 		usable = append(usable, s)
 	}
@@ -91,39 +107,12 @@ func crowding(c candidate, chosen []netip.Prefix) time.Duration {
 	return 0
 }
 
-// networkOf is the network that fails as one, as far as an address tells: /24 or /48.
-func networkOf(a netip.Addr) netip.Prefix {
-	a = a.Unmap()
-	bits := 48
-	if a.Is4() {
-		bits = 24
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
-}
-
-// networkOfRecord is the network of the first address of a member that others may reach it at.
-func networkOfRecord(rec peer.Record) netip.Prefix {
-	for _, e := range rec.Endpoints {
-		if !e.Addr.Addr().IsPrivate() {
-			return networkOf(e.Addr.Addr())
-		}
-	}
-	if len(rec.Endpoints) > 0 {
-		return networkOf(rec.Endpoints[0].Addr.Addr())
-	}
-	return netip.Prefix{}
-}
-
 // probesAtOnce bounds the relays whose round trip is measured in one round.
 const probesAtOnce = 8
 
-// toProbe says which of the members that offer to relay are to be measured now: those at hand, then those not measured for longest, at most
-// eight. asked is when each was last.
-func toProbe(offering []identity.NodeID, current []atHand, asked map[identity.NodeID]time.Time) []identity.NodeID {
+// toProbe says which of the members that offer to relay are to be measured now: those at hand, then those appointed that never were, then those not
+// measured for longest, at most eight. asked is when each was last.
+func toProbe(offering []identity.NodeID, current []atHand, asked map[identity.NodeID]time.Time, appointed func(identity.NodeID) bool) []identity.NodeID {
 	held := func(id identity.NodeID) bool {
 		return slices.ContainsFunc(current, func(h atHand) bool { return h.ID == id })
 	}
@@ -131,6 +120,12 @@ func toProbe(offering []identity.NodeID, current []atHand, asked map[identity.No
 	slices.SortFunc(out, func(a, b identity.NodeID) int {
 		if held(a) != held(b) {
 			if held(a) {
+				return -1
+			}
+			return 1
+		}
+		if first := asked[a].IsZero() && appointed(a); first != (asked[b].IsZero() && appointed(b)) {
+			if first {
 				return -1
 			}
 			return 1

@@ -29,6 +29,9 @@ func relay(name byte, rtt time.Duration, network byte) candidate {
 func (c candidate) loaded(percent uint8) candidate { c.Load = percent; return c }
 func (c candidate) failedAt(t time.Time) candidate { c.Failed = t; return c }
 
+func (c candidate) stray() candidate { c.Unappointed = true; return c }
+func (c candidate) busy() candidate  { c.Busy = true; return c }
+
 func letters(ids []identity.NodeID) string {
 	var out []byte
 	for _, id := range ids {
@@ -69,7 +72,12 @@ func TestTheRelaysAtHandAreTheBestTwo(t *testing.T) {
 			[]candidate{relay('a', 90*ms, 1), relay('b', 80*ms, 2), relay('c', 1*ms, 3)},
 			[]atHand{{identity.NodeID{'a'}, epoch.Add(-time.Minute)}, {identity.NodeID{'b'}, epoch.Add(-time.Minute)}}, "ba",
 		},
-		"who is gone is replaced": {[]candidate{relay('b', 20*ms, 2), relay('c', 90*ms, 3)}, old("ab"), "bc"},
+		"an appointed one first":           {[]candidate{relay('a', 10*ms, 1).stray(), relay('b', 20*ms, 2), relay('c', 25*ms, 3)}, nil, "bc"},
+		"unless another is clearly nearer": {[]candidate{relay('a', 10*ms, 1).stray(), relay('b', 60*ms, 2), relay('c', 20*ms, 3)}, nil, "ca"},
+		"a busy one only if there is need": {[]candidate{relay('a', 10*ms, 1).busy(), relay('b', 20*ms, 2), relay('c', 25*ms, 3)}, nil, "bc"},
+		"but at least it is":               {[]candidate{relay('a', 10*ms, 1).busy(), relay('b', 20*ms, 2)}, nil, "ba"},
+		"nobody leaves one that is busy":   {[]candidate{relay('a', 10*ms, 1).busy(), relay('b', 20*ms, 2), relay('c', 18*ms, 3)}, old("ab"), "ab"},
+		"who is gone is replaced":          {[]candidate{relay('b', 20*ms, 2), relay('c', 90*ms, 3)}, old("ab"), "bc"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := letters(chooseRelays(c.all, c.current, epoch))
@@ -167,7 +175,7 @@ func TestAllRelaysGetTheirTurnToBeMeasured(t *testing.T) {
 	asked := map[identity.NodeID]time.Time{}
 	for round := range 3 {
 		now := epoch.Add(time.Duration(round) * time.Minute)
-		due := toProbe(offering, held, asked)
+		due := toProbe(offering, held, asked, func(identity.NodeID) bool { return false })
 		if len(due) != probesAtOnce || due[0] != offering[7] {
 			t.Fatalf("round %d: %d relays, first %v", round, len(due), due[0][0])
 		}

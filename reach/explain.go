@@ -29,7 +29,9 @@ type RelayConsidered struct {
 	Ours   bool          // at hand for us
 	Theirs bool          // the member names it
 	InUse  bool          // packets go this way
-	Result string        // of the last attempt; empty: not tried
+
+	Appointed bool   // by the mesh, for this node's region
+	Result    string // of the last attempt; empty: not tried
 }
 
 // Explanation says why the path to a member is what it is.

@@ -32,7 +32,7 @@ func (r *Reach) Netcheck(ctx context.Context) Report {
 	defer context.AfterFunc(r.ctx, cancel)()
 	r.learnOnce(ctx)
 	probed := r.offering()
-	r.probeAll(ctx, toProbe(probed, r.held(), nil))
+	r.probeAll(ctx, toProbe(probed, r.held(), nil, r.cfg.Appointed))
 	e := r.evidence()
 	r.mu.Lock()
 	l := r.learned
@@ -77,7 +77,7 @@ func (r *Reach) considered(id identity.NodeID) []RelayConsidered {
 		}
 		c := RelayConsidered{
 			ID: other, Name: r.name(other), Theirs: slices.Contains(theirs, other), Result: tried[other].Result,
-			InUse: path.Kind == Relayed && path.Via == other,
+			InUse: path.Kind == Relayed && path.Via == other, Appointed: r.cfg.Appointed(other),
 		}
 		r.mu.Lock()
 		c.RTT, c.Load, c.Ours = r.relays[other].rtt, r.relays[other].load, r.hand[other] != nil

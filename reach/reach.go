@@ -28,6 +28,8 @@ type Config struct {
 	// STUN are servers outside the mesh to ask for our address, as host:port. Resolve looks a host up; nil: they must be addresses.
 	STUN    []string
 	Resolve func(ctx context.Context, hostport string) ([]netip.AddrPort, error)
+	// Appointed tells whether the mesh has appointed a member to relay for this node's region. Nil: nobody is.
+	Appointed func(identity.NodeID) bool
 	// Advertise are addresses that lead here because somebody set up a router by hand.
 	Advertise []netip.AddrPort
 	// Mapper asks the router for a port; nil: nobody does.
@@ -53,6 +55,7 @@ type Reach struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	count  counters
+	busy   atomic.Bool // see noteLoad
 
 	running                           sync.WaitGroup
 	wakeAttend, wakeLearn, wakeUpkeep chan struct{} // 1 deep: signals to the drivers
@@ -105,6 +108,9 @@ func New(cfg Config) (*Reach, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Appointed == nil {
+		cfg.Appointed = func(identity.NodeID) bool { return false }
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
@@ -203,6 +209,9 @@ func (r *Reach) Relays() []identity.NodeID {
 
 // OffersRelay reports whether the record should say that this node relays.
 func (r *Reach) OffersRelay() bool { return r.evidence().offersRelay(r.cfg.NoRelay) }
+
+// Busy reports whether the record should say that this node carries about as much as it can.
+func (r *Reach) Busy() bool { return r.busy.Load() }
 
 // NAT is what the record should say of the NAT in front of this node.
 func (r *Reach) NAT() peer.NAT { return r.Behaviour().Kind() }

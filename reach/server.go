@@ -42,8 +42,8 @@ func (r *Reach) serveRelay(ctx context.Context, s Stream) {
 		_ = r.say(s, relayAnswer{Code: code})
 		return
 	}
-	defer release()
-	if err := r.say(s, relayAnswer{Channel: channel, Load: r.load()}); err != nil {
+	defer func() { release(); r.noteLoad() }()
+	if err := r.say(s, relayAnswer{Channel: channel, Load: r.noteLoad()}); err != nil {
 		return
 	}
 	r.hold(ctx, s)
@@ -196,7 +196,7 @@ func (r *Reach) hold(ctx context.Context, s Stream) {
 		case <-ctx.Done():
 			return
 		case <-beat.C:
-			if r.say(s, relayBeat{Load: r.load()}) != nil {
+			if r.say(s, relayBeat{Load: r.noteLoad()}) != nil {
 				return
 			}
 		}
@@ -213,3 +213,20 @@ func (r *Reach) say(s Stream, v any) error {
 
 // load is how busy this relay is, in percent.
 func (r *Reach) load() uint8 { return r.grants.load(r.net.RelayLoad()) }
+
+const (
+	// busyFrom is the load in percent from which a relay calls itself busy, busyUntil that from which it no longer does.
+	busyFrom  = 80
+	busyUntil = 50
+)
+
+// noteLoad returns the load, and has the record say when it has become high, or low again.
+func (r *Reach) noteLoad() uint8 {
+	load, was := r.load(), r.busy.Load()
+	is := load >= busyFrom || was && load > busyUntil
+	if is != was && r.busy.CompareAndSwap(was, is) {
+		r.log.Info("relay load", "percent", load, "busy", is)
+		r.cfg.Changed()
+	}
+	return load
+}

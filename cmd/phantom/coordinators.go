@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -119,11 +121,21 @@ func coordinatorChanges(was, is *api.CoordinatorList) (out []string) {
 			say("%s votes no more", name(v.ID))
 		}
 	}
-	regions := map[string]string{}
+	regions, relays := map[string]string{}, map[string][]string{}
 	for _, r := range was.Regions {
-		regions[r.Region] = r.Coordinator
+		regions[r.Region], relays[r.Region] = r.Coordinator, relayNames(r)
 	}
 	for _, r := range is.Regions {
+		for _, name := range relayNames(r) {
+			if !slices.Contains(relays[r.Region], name) {
+				say("%s relays for region %s", name, r.Region)
+			}
+		}
+		for _, name := range relays[r.Region] {
+			if !slices.Contains(relayNames(r), name) {
+				say("%s relays for region %s no more", name, r.Region)
+			}
+		}
 		switch old, known := regions[r.Region]; {
 		case known && old == r.Coordinator:
 		case r.Coordinator == "":
@@ -137,6 +149,14 @@ func coordinatorChanges(was, is *api.CoordinatorList) (out []string) {
 		if _, gone := regions[r.Region]; gone {
 			say("region %s has no coordinator", r.Region)
 		}
+	}
+	return out
+}
+
+// relayNames are those of the relays that were appointed for a region.
+func relayNames(r api.RegionDetail) (out []string) {
+	for _, d := range r.Relays {
+		out = append(out, orElse(d.Name, shortID(d.ID)))
 	}
 	return out
 }
@@ -158,9 +178,9 @@ func (a *app) printCoordinators(l *api.CoordinatorList) {
 	t.print(a.stdout)
 	if len(l.Regions) > 0 {
 		fmt.Fprintln(a.stdout)
-		t := a.newTable("REGION", "COORDINATOR", "ID", "TERM", "SINCE")
+		t := a.newTable("REGION", "COORDINATOR", "ID", "TERM", "SINCE", "RELAYS")
 		for _, r := range l.Regions {
-			t.add(r.Region, orElse(r.Name, "nobody"), shortID(r.Coordinator), fmt.Sprint(r.Term), minute(r.Since))
+			t.add(r.Region, orElse(r.Name, "nobody"), shortID(r.Coordinator), fmt.Sprint(r.Term), minute(r.Since), orElse(strings.Join(relayNames(r), " "), "none"))
 		}
 		t.print(a.stdout)
 	}

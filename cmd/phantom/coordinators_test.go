@@ -10,7 +10,8 @@ import (
 func TestEveryChangeOfTheCoordinatorsIsToldOnce(t *testing.T) {
 	a, b := api.Voter{ID: "n-a", Name: "atlas"}, api.Voter{ID: "n-b", Name: "nas"}
 	was := &api.CoordinatorList{Quorum: true, Leader: "n-a", Term: 3, Voters: []api.Voter{a, b},
-		Regions: []api.RegionDetail{{Region: "home", Coordinator: "n-a", Name: "atlas"}, {Region: "moon", Coordinator: "n-b", Name: "nas"}}}
+		Regions: []api.RegionDetail{{Region: "home", Coordinator: "n-a", Name: "atlas"}, {Region: "moon", Coordinator: "n-b", Name: "nas",
+			Relays: []api.RelayDuty{{ID: "n-c", Name: "attic"}}}}}
 	with := func(change func(*api.CoordinatorList)) *api.CoordinatorList {
 		l := *was
 		change(&l)
@@ -30,6 +31,10 @@ func TestEveryChangeOfTheCoordinatorsIsToldOnce(t *testing.T) {
 		"regions": {with(func(l *api.CoordinatorList) {
 			l.Regions = []api.RegionDetail{{Region: "home", Coordinator: "n-b", Name: "nas"}, {Region: "sea", Coordinator: "n-a", Name: "atlas"}}
 		}), []string{"nas coordinates region home", "atlas coordinates region sea", "region moon has no coordinator"}},
+		"relays": {with(func(l *api.CoordinatorList) {
+			l.Regions = []api.RegionDetail{l.Regions[0], l.Regions[1]}
+			l.Regions[0].Relays, l.Regions[1].Relays = []api.RelayDuty{{ID: "n-b", Name: "nas"}}, nil
+		}), []string{"nas relays for region home", "attic relays for region moon no more"}},
 	} {
 		if got := coordinatorChanges(was, c.is); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)

@@ -102,8 +102,9 @@ func TestTablesLookAsTheyShould(t *testing.T) {
 	golden(t, "coordinators.txt", func(a *app) {
 		since := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 		a.printCoordinators(&api.CoordinatorList{Leader: id("b"), Term: 9,
-			Voters:  []api.Voter{{ID: id("a"), Name: "atlas", Since: since}, {ID: id("b"), Name: "nas", Since: since}},
-			Regions: []api.RegionDetail{{Region: "home", Coordinator: id("a"), Name: "atlas", Term: 4, Since: since}}})
+			Voters: []api.Voter{{ID: id("a"), Name: "atlas", Since: since}, {ID: id("b"), Name: "nas", Since: since}},
+			Regions: []api.RegionDetail{{Region: "home", Coordinator: id("a"), Name: "atlas", Term: 4, Since: since,
+				Relays: []api.RelayDuty{{ID: id("b"), Name: "nas", Since: since}}}}})
 	})
 	golden(t, "doctor.txt", func(a *app) {
 		a.printDoctor(&api.Doctor{Findings: []api.Finding{

@@ -61,6 +61,8 @@ type Relay struct {
 	Theirs bool   `json:"theirs"`  // the other node is
 	InUse  bool   `json:"in_use"`  // packets to the other node go this way
 	Result string `json:"result"`  // of the last attempt; empty: not tried
+
+	Appointed bool `json:"appointed"` // by the mesh, for this node's region
 }
 
 // RoundTrip is a member and the time to it and back.

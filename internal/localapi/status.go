@@ -162,4 +162,13 @@ type RegionDetail struct {
 	Name        string    `json:"name"`
 	Term        uint64    `json:"term"`
 	Since       time.Time `json:"since"` // when the term began
+
+	Relays List[RelayDuty] `json:"relays"` // appointed for the region
+}
+
+// RelayDuty is a member that was appointed to relay.
+type RelayDuty struct {
+	ID    string    `json:"id"`
+	Name  string    `json:"name"`
+	Since time.Time `json:"since"`
 }

@@ -249,7 +249,7 @@ func (g *group) observation() coordinator.Observation {
 	o := coordinator.Observation{Self: g.leader.id, Now: now, Timing: g.timing, Voters: slices.Clone(g.voters), Staged: slices.Clone(g.staged),
 		Alive: map[identity.NodeID]time.Time{}, Gone: map[identity.NodeID]time.Time{}, CaughtUp: map[identity.NodeID]bool{},
 		Poor: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}, Holds: map[identity.NodeID]uint64{},
-		Silent: g.silent(), Yielding: map[identity.NodeID]bool{}}
+		Silent: g.silent(), Yielding: map[identity.NodeID]bool{}, Offers: map[identity.NodeID]coordinator.Offer{}}
 	for id, s := range g.sights {
 		if s.alive {
 			o.Alive[id] = at(s.since)
@@ -257,6 +257,9 @@ func (g *group) observation() coordinator.Observation {
 			o.Gone[id] = at(s.since)
 		}
 		o.Poor[id], o.Holds[id] = g.byID[id].poor, g.byID[id].holds
+		if s.alive && !g.byID[id].poor { // each in a network of its own
+			o.Offers[id] = coordinator.Offer{}
+		}
 	}
 	for _, id := range g.staged {
 		m := g.byID[id]

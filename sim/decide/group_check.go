@@ -70,6 +70,11 @@ func (g *group) checkProposals(by string, list []coordinator.Proposal, o coordin
 		switch p.Action {
 		case coordinator.ElectRegion:
 			g.checkElection(p, o)
+		case coordinator.AppointRelay:
+			_, alive := o.Alive[p.Node]
+			if _, offers := o.Offers[p.Node]; !offers || !alive || !s.Active(p.Node) {
+				g.fail("a relay is a member that offers to", "%s is to relay for %s; alive %v, offers %v", g.name(p.Node), p.Region, alive, offers)
+			}
 		case coordinator.Promote:
 			if !slices.Contains(o.Staged, p.Node) || !o.CaughtUp[p.Node] {
 				g.fail("only who caught up votes", "%s is promoted behind the log", g.name(p.Node))

@@ -253,6 +253,9 @@ func (g *group) carryOut(by string, p coordinator.Proposal) bool {
 	case coordinator.ElectRegion:
 		res, ok := g.append(must(g.author(g.leader).Region(p)))
 		return ok && (res.Err() == nil || res.Refused != nil && res.Refused.Code == "conflict")
+	case coordinator.AppointRelay, coordinator.DismissRelay:
+		res, ok := g.append(must(g.author(g.leader).Relay(p)))
+		return ok && (res.Err() == nil || res.Refused != nil && res.Refused.Code == "conflict")
 	case coordinator.SignIssuer:
 		return g.grantIssuer(p)
 	case coordinator.Stage:
@@ -278,7 +281,11 @@ func (g *group) carryOut(by string, p coordinator.Proposal) bool {
 }
 
 func forRegion(p coordinator.Proposal) string {
-	if p.Action != coordinator.ElectRegion {
+	switch p.Action {
+	case coordinator.ElectRegion:
+	case coordinator.AppointRelay, coordinator.DismissRelay:
+		return " for " + p.Region
+	default:
 		return ""
 	}
 	return fmt.Sprintf(" for %s in term %d", p.Region, p.Term)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,7 @@ func TestAStreamOutlivesTheRelayItUses(t *testing.T) {
 	if err := settlePair(a, b); err != nil { // two relays at hand
 		t.Fatal(err)
 	}
+	appointed(t, a.Node, w.hubs)
 	l := connect(t, a.Node, b.Node, relayed)
 	via := a.Peer(b.Name).Path.Via
 	for _, hub := range w.hubs {
@@ -89,6 +91,37 @@ func TestAStreamOutlivesTheRelayItUses(t *testing.T) {
 		}
 	}
 	t.Fatalf("relayed by %s, which is none of the two public nodes", via)
+}
+
+// appointed waits until the mesh has appointed the public nodes to relay, and a node knows.
+func appointed(t *testing.T, asked *mesh.Node, hubs []*mesh.Node) {
+	t.Helper()
+	var want []string
+	for _, h := range hubs {
+		want = append(want, h.Name)
+	}
+	slices.Sort(want)
+	if err := lab.Eventually(settled, func() error {
+		var l struct {
+			Regions []struct {
+				Region string
+				Relays []struct{ Name string }
+			}
+		}
+		asked.Get(&l, "coordinators")
+		for _, r := range l.Regions {
+			var names []string
+			for _, d := range r.Relays {
+				names = append(names, d.Name)
+			}
+			if slices.Sort(names); !slices.Equal(names, want) {
+				return fmt.Errorf("region %s has the relays %v, want %v", r.Region, names, want)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestAStreamOutlivesARebootOfItsRouter(t *testing.T) {
