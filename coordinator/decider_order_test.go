@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 // Who is made a voter first. All have been alive for as long; n0 votes alone in region home.
@@ -65,5 +66,37 @@ func TestASurplusVoterBehindAHardNATGoesFirst(t *testing.T) {
 	d.o.Now = day0.Add(time.Minute)
 	if p, ok := removeSurplus(d.ledger.state, d.o); !ok || p.Node != testKey(1).ID() {
 		t.Errorf("%v %s", ok, d.name(p.Node))
+	}
+}
+
+// The whole way, with real logs: who is hard to reach gives its vote to who is not, and a leader its leadership first.
+func TestAVoterThatIsHardToReachIsRelieved(t *testing.T) {
+	for name, leads := range map[string]bool{"a follower": false, "the leader": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *lab) {
+				nodes := l.mesh(4)
+				var spare, hard *member
+				l.eventually(30*time.Second, "three vote and one stands by", func() bool {
+					spare, hard = nil, nil
+					view := nodes[0].group.State().Coordinators
+					for _, n := range nodes {
+						switch {
+						case !view.Voter(n.id()):
+							spare = n
+						case (n.id() == view.Leader) == leads:
+							hard = n
+						}
+					}
+					return len(view.Voters) == 3 && spare != nil && hard != nil
+				})
+				for _, n := range l.nodes {
+					n.peers.Update(peer.Record{ID: hard.id(), Sequence: 1, NAT: peer.NATHard})
+				}
+				l.eventually(3*time.Minute, "the spare votes in its place", func() bool {
+					view := spare.group.State().Coordinators
+					return len(view.Voters) == 3 && view.Voter(spare.id()) && !view.Voter(hard.id())
+				})
+			})
+		})
 	}
 }

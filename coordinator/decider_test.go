@@ -216,6 +216,21 @@ func TestDeciderTraces(t *testing.T) {
 			d.hold(0, 1)
 			d.run(3)
 		}},
+		"a-voter-hard-to-reach-is-relieved": {6, func(d *decisions) {
+			d.run(15)
+			d.poor(victim(d))
+			d.run(75)
+		}},
+		"a-leader-hard-to-reach-is-relieved": {4, func(d *decisions) {
+			d.run(15)
+			d.poor(0)
+			d.run(75)
+		}},
+		"two-hard-to-reach-and-one-to-relieve-them": {4, func(d *decisions) {
+			d.poor(1)
+			d.poor(2)
+			d.run(90)
+		}},
 		"late-majority-lost": {3, func(d *decisions) { d.run(10); d.see(1, false); d.see(2, false) }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -224,6 +239,17 @@ func TestDeciderTraces(t *testing.T) {
 			golden(t, filepath.Join("testdata", "deciders", name+".txt"), d.trace.String())
 		})
 	}
+}
+
+// poor has members become hard to reach.
+func (d *decisions) poor(members ...int) {
+	if d.o.Poor == nil {
+		d.o.Poor, d.o.PoorSince = map[identity.NodeID]bool{}, map[identity.NodeID]time.Time{}
+	}
+	for _, i := range members {
+		d.o.Poor[testKey(i).ID()], d.o.PoorSince[testKey(i).ID()] = true, d.now
+	}
+	fmt.Fprintf(&d.trace, "%6s  %v are hard to reach\n", d.now.Sub(day0), members)
 }
 
 // hold has members hold the state as it is now.

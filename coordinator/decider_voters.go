@@ -14,12 +14,14 @@ import (
 //  3. One left over (standby) is staged to stay so.
 //  4. A voter gone for Grace is removed when a staged successor has caught up; one gone for Shrink is removed anyway
 //     (see removeLost).
-//  5. A voter too many (an even group, nobody gone) is removed.
+//  5. A voter that has been hard to reach (behind a hard NAT, UDP blocked) for Shrink is replaced by one that is not: a leader first gives leadership
+//     away, then the other is staged and promoted like any successor.
+//  6. A voter too many (an even group, nobody gone) is removed, one that is hard to reach first.
 //
 // No change leaves the group without a living majority; what would, waits.
 func DecideVoters(s *State, o Observation) []Proposal {
 	steps := []func(*State, Observation) (Proposal, bool){
-		abdicate, removeOutcast, dropStaged, stageSuccessor, replaceOrPromote, removeLost, removeSurplus, stageStandby,
+		abdicate, removeOutcast, dropStaged, stepAside, stageSuccessor, replaceOrPromote, removeLost, removeSurplus, stageStandby,
 	}
 	for _, step := range steps {
 		if p, ok := step(s, o); ok {
@@ -46,6 +48,19 @@ func abdicate(s *State, o Observation) (Proposal, bool) {
 	for _, id := range livingVoters(s, o) {
 		if id != o.Self {
 			return Proposal{Action: Transfer, Node: id, Why: "the leader is no longer a member"}, true
+		}
+	}
+	return Proposal{}, false
+}
+
+// stepAside has a leader that is to be relieved lead no longer: nobody removes itself.
+func stepAside(s *State, o Observation) (Proposal, bool) {
+	if !o.weary(o.Self) || !relieves(s, o, candidates(s, o)) {
+		return Proposal{}, false
+	}
+	for _, id := range livingVoters(s, o) {
+		if id != o.Self && !o.Poor[id] {
+			return Proposal{Action: Transfer, Node: id, Why: "the leader is hard to reach"}, true
 		}
 	}
 	return Proposal{}, false

@@ -21,7 +21,9 @@ type Observation struct {
 	// CaughtUp are the staged that have applied the log up to where it was a moment ago.
 	CaughtUp map[identity.NodeID]bool
 	// Poor are hard to reach: behind a hard NAT, or with UDP blocked. They vote only where nobody better is there.
-	Poor map[identity.NodeID]bool
+	// PoorSince holds since when.
+	Poor      map[identity.NodeID]bool
+	PoorSince map[identity.NodeID]time.Time
 	// Offers are the members that say they relay for others.
 	Offers map[identity.NodeID]Offer
 	// Unwilling were asked for an issuer's signature lately and gave none.
@@ -43,6 +45,12 @@ func (o Observation) goneFor(id identity.NodeID) time.Duration {
 		return o.Now.Sub(since)
 	}
 	return 0
+}
+
+// weary tells whether a node has been hard to reach for so long that it will not pass.
+func (o Observation) weary(id identity.NodeID) bool {
+	since, ok := o.PoorSince[id]
+	return ok && o.Poor[id] && o.Now.Sub(since) >= o.Timing.Shrink
 }
 
 // Action is what a proposal wants done.
@@ -157,12 +165,22 @@ func falseFirst(a, b bool) int {
 	return 1
 }
 
-// successors are the candidates that the group wants now: as many as it takes to fill it.
+// successors are the candidates that the group wants now: as many as it takes to fill it, or one to relieve a voter.
 func successors(s *State, o Observation) []identity.NodeID {
 	list := candidates(s, o)
 	living := len(livingVoters(s, o))
 	missing := VotersFor(living+len(list)) - living
+	if missing <= 0 && relieves(s, o, list) {
+		missing = 1
+	}
 	return list[:max(0, min(missing, len(list)))]
+}
+
+// relieves tells whether the first candidate, whom others reach easily, should vote in place of a voter that has long been hard to reach. The
+// group must be whole: with a voter away, a further change could cost its majority.
+func relieves(s *State, o Observation, list []identity.NodeID) bool {
+	n := len(o.Voters)
+	return len(list) > 0 && !o.Poor[list[0]] && n > 1 && n == VotersFor(n) && len(livingVoters(s, o)) == n && slices.ContainsFunc(o.Voters, o.weary)
 }
 
 // standby is who receives the log without a vote, for as long as it is not needed as a voter: the one left over when two or four could

@@ -28,6 +28,7 @@ type watcher struct {
 	alive     map[identity.NodeID]time.Time
 	gone      map[identity.NodeID]time.Time
 	unwilling map[identity.NodeID]time.Time
+	poor      map[identity.NodeID]time.Time
 	askedAt   time.Time // confirmRemoval
 
 	heraldedAt  time.Time
@@ -251,20 +252,20 @@ func (g *Group) abdicateIfTooOld(r *replica) error {
 }
 
 func (w *watcher) forgetSight() {
-	w.alive, w.gone, w.keyringSeen, w.settled = nil, nil, time.Time{}, settled{}
+	w.alive, w.gone, w.poor, w.keyringSeen, w.settled = nil, nil, nil, time.Time{}, settled{}
 }
 
 // observeMesh brings the watcher up to date and returns what the deciders see.
 func (g *Group) observeMesh(r *replica) Observation {
 	w, now := &g.watch, g.cfg.Now()
 	if w.alive == nil {
-		w.alive, w.gone = map[identity.NodeID]time.Time{}, map[identity.NodeID]time.Time{}
+		w.alive, w.gone, w.poor = map[identity.NodeID]time.Time{}, map[identity.NodeID]time.Time{}, map[identity.NodeID]time.Time{}
 	}
 	if w.unwilling == nil {
 		w.unwilling = map[identity.NodeID]time.Time{}
 	}
 	o := Observation{Self: g.self, Now: now, Timing: g.cfg.Timing, Alive: w.alive, Gone: w.gone,
-		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}, Poor: map[identity.NodeID]bool{},
+		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}, Poor: map[identity.NodeID]bool{}, PoorSince: w.poor,
 		Offers: map[identity.NodeID]Offer{}}
 	o.Voters, o.Staged = r.servers()
 	r.contact.keep(append(slices.Clone(o.Voters), o.Staged...)...)
@@ -280,6 +281,11 @@ func (g *Group) observeMesh(r *replica) Observation {
 		}
 		if e, ok := g.cfg.Peers.Get(m.ID); ok && e.HasRecord {
 			o.Poor[m.ID] = e.Record.NAT == peer.NATHard || e.Record.NAT == peer.NATBlocked
+			if _, known := w.poor[m.ID]; !o.Poor[m.ID] {
+				delete(w.poor, m.ID)
+			} else if !known {
+				w.poor[m.ID] = now
+			}
 			if seen && e.Record.Relay && e.Record.NAT != peer.NATBlocked {
 				o.Offers[m.ID] = Offer{Busy: e.Record.Busy, Network: e.Record.Network()}
 			}

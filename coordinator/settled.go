@@ -55,9 +55,9 @@ func (o Observation) sum() (sum uint64) {
 			add(byte(i), id, 0)
 		}
 	}
-	for i, times := range []map[identity.NodeID]time.Time{o.Alive, o.Gone} {
+	for i, times := range []map[identity.NodeID]time.Time{o.Alive, o.Gone, o.PoorSince} {
 		for id, since := range times {
-			add(byte(2+i), id, uint64(since.UnixNano()))
+			add([]byte{2, 3, 12}[i], id, uint64(since.UnixNano()))
 		}
 	}
 	for i, set := range []map[identity.NodeID]bool{o.CaughtUp, o.Poor, o.Unwilling, o.Silent, o.Yielding} {

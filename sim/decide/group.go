@@ -37,7 +37,8 @@ type machine struct {
 	up     bool
 	ruined bool // never comes up again
 	poor   bool // behind a hard NAT
-	side   int  // of a partition: reaches those of the same side
+	poorAt time.Duration
+	side   int // of a partition: reaches those of the same side
 	skew   time.Duration
 	have   uint64 // entries of the log it holds, as a voter or staged
 	holds  uint64 // version of the state that it has pulled
@@ -248,7 +249,7 @@ func (g *group) observation() coordinator.Observation {
 	at := func(t time.Duration) time.Time { return now.Add(t - g.now) }
 	o := coordinator.Observation{Self: g.leader.id, Now: now, Timing: g.timing, Voters: slices.Clone(g.voters), Staged: slices.Clone(g.staged),
 		Alive: map[identity.NodeID]time.Time{}, Gone: map[identity.NodeID]time.Time{}, CaughtUp: map[identity.NodeID]bool{},
-		Poor: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}, Holds: map[identity.NodeID]uint64{},
+		Poor: map[identity.NodeID]bool{}, PoorSince: map[identity.NodeID]time.Time{}, Unwilling: map[identity.NodeID]bool{}, Holds: map[identity.NodeID]uint64{},
 		Silent: g.silent(), Yielding: map[identity.NodeID]bool{}, Offers: map[identity.NodeID]coordinator.Offer{}}
 	for id, s := range g.sights {
 		if s.alive {
@@ -257,6 +258,9 @@ func (g *group) observation() coordinator.Observation {
 			o.Gone[id] = at(s.since)
 		}
 		o.Poor[id], o.Holds[id] = g.byID[id].poor, g.byID[id].holds
+		if m := g.byID[id]; m.poor {
+			o.PoorSince[id] = at(m.poorAt)
+		}
 		if s.alive && !g.byID[id].poor { // each in a network of its own
 			o.Offers[id] = coordinator.Offer{}
 		}

@@ -288,7 +288,7 @@ func (g *group) leadershipMoves(r *rand.Rand) {
 
 func (g *group) natChanges(r *rand.Rand) {
 	m := pick(r, g.machines)
-	m.poor = !m.poor
+	m.poor, m.poorAt = !m.poor, g.now
 	g.note("%s is hard to reach: %v", m.name, m.poor)
 }
 
