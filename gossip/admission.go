@@ -30,6 +30,7 @@ type admission struct {
 	self  identity.NodeID
 	mesh  identity.MeshID
 	peers *peer.Table
+	fence *fence
 
 	mu       sync.Mutex // guards what follows
 	verified map[identity.NodeID]verifiedMeta
@@ -42,7 +43,15 @@ type verifiedMeta struct {
 	record peer.Record
 }
 
-// pendingClaim is what is said of a node whose certificate is not here.
+// signed returns the record that a member last proved, as it signed it.
+func (a *admission) signed(id identity.NodeID) ([]byte, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last, ok := a.verified[id]
+	return last.meta, ok
+}
+
+// pendingClaim is what is said of a node whose certificate is not here, or that does not belong here.
 type pendingClaim struct {
 	meta  []byte          // its record, unverified
 	via   identity.NodeID // the member that last said so; zero: only the node itself has
@@ -50,9 +59,9 @@ type pendingClaim struct {
 	asked time.Time
 }
 
-func newAdmission(self identity.NodeID, mesh identity.MeshID, peers *peer.Table) *admission {
+func newAdmission(self identity.NodeID, mesh identity.MeshID, peers *peer.Table, f *fence) *admission {
 	return &admission{
-		self: self, mesh: mesh, peers: peers,
+		self: self, mesh: mesh, peers: peers, fence: f,
 		verified: map[identity.NodeID]verifiedMeta{},
 		pending:  map[identity.NodeID]*pendingClaim{},
 	}
@@ -75,6 +84,8 @@ func (a *admission) judge(n *memberlist.Node, now time.Time) (record peer.Record
 		return peer.Record{}, refusedRevoked, false
 	case now.After(e.Member.NotAfter.Add(clockSkew)):
 		return peer.Record{}, refusedExpired, false
+	case !a.fence.lets(id, now):
+		return peer.Record{}, refusedScope, false
 	}
 	if record, ok = a.verify(id, e, n.Meta); !ok {
 		return peer.Record{}, refusedSignature, false
@@ -158,7 +169,7 @@ func (a *admission) makeRoomLocked(now time.Time) {
 	}
 }
 
-// arrival is a node whose certificate has come.
+// arrival is a node whose certificate has come, or that has come to belong here.
 type arrival struct {
 	id        identity.NodeID
 	via       identity.NodeID
@@ -177,7 +188,7 @@ func (a *admission) arrivals(now time.Time) []arrival {
 	var out []arrival
 	for id, p := range waiting {
 		e, ok := a.peers.Get(id)
-		if !ok || !e.Revoked && now.After(e.Member.NotAfter.Add(clockSkew)) {
+		if !ok || !e.Revoked && (now.After(e.Member.NotAfter.Add(clockSkew)) || !a.fence.lets(id, now)) {
 			continue
 		}
 		a.mu.Lock()

@@ -33,7 +33,7 @@ func TestANewMemberIsTakenInAsSoonAsItsCertificateIsHere(t *testing.T) {
 					}
 					w.mu.Unlock()
 				}
-				p := newcomer.start(func(c *Config) { c.Book = func() []identity.NodeID { return nil } })
+				p := newcomer.start(func(c *setup) { c.Book = func() []identity.NodeID { return nil } })
 				if _, err := p.Join(t.Context(), []identity.NodeID{hosts[0].id}); err != nil {
 					t.Fatal(err)
 				}
@@ -43,7 +43,7 @@ func TestANewMemberIsTakenInAsSoonAsItsCertificateIsHere(t *testing.T) {
 						timeout := time.After(3 * time.Second)
 						for {
 							select {
-							case e := <-h.pool.Load().Events():
+							case e := <-h.pool.Load().host.Events():
 								if e.Kind != UnknownMember {
 									continue
 								}
@@ -87,7 +87,7 @@ func TestAMemberThatTheLedgerNamesIsSoughtAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		hosts := w.hosts(2)
-		nobody := func(c *Config) { c.Book = func() []identity.NodeID { return nil } }
+		nobody := func(c *setup) { c.Book = func() []identity.NodeID { return nil } }
 		startAll(t, hosts, nobody)
 		defer closeAll(hosts)
 		eventually(t, time.Second, "both alive", func() bool { return whole(hosts) })
@@ -96,7 +96,7 @@ func TestAMemberThatTheLedgerNamesIsSoughtAtOnce(t *testing.T) {
 			silent.table.Admit(h.member, nil)
 		}
 		p := silent.start(nobody)
-		defer p.Close()
+		defer p.host.Close()
 		hosts[1].table.Admit(silent.member, nil)
 		hosts[0].table.Admit(silent.member, nil)
 		all := append(hosts, silent)
@@ -150,7 +150,7 @@ func TestARevokedMemberIsOutWithinFiveSecondsAndStaysOut(t *testing.T) {
 }
 
 func TestPendingNodesAreBounded(t *testing.T) {
-	a := newAdmission(identity.NodeID{}, testMesh, peer.NewTable(identity.NodeID{}))
+	a := newAdmission(identity.NodeID{}, testMesh, peer.NewTable(identity.NodeID{}), newFence(nil, newRoster()))
 	now := time.Unix(1000, 0)
 	for i := range 2 * pendingMax {
 		if !a.await(identity.NodeID{byte(i >> 8), byte(i), 1}, []byte("x"), identity.NodeID{}, now.Add(time.Duration(i))) {
@@ -184,7 +184,7 @@ func TestChangingKeysLosesNobodyAndNothing(t *testing.T) {
 		eventually(t, time.Second, "all alive", func() bool { return whole(hosts) })
 		for i, keys := range [][][]byte{{gossipA, gossipB}, {gossipB, gossipA}, {gossipB}} {
 			for _, h := range hosts { // one after the other, as a rollout is
-				if err := h.pool.Load().SetKeyring(keys); err != nil {
+				if err := h.pool.Load().host.SetKeyring(keys); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(700 * time.Millisecond)
@@ -194,7 +194,7 @@ func TestChangingKeysLosesNobodyAndNothing(t *testing.T) {
 			}
 		}
 		for _, h := range hosts {
-			if n := h.pool.Load().stats.refused[refusedSeal].Load(); n != 0 {
+			if n := h.pool.Load().host.stats.refused[refusedSeal].Load(); n != 0 {
 				t.Errorf("%d packets did not open", n)
 			}
 		}
@@ -204,9 +204,9 @@ func TestChangingKeysLosesNobodyAndNothing(t *testing.T) {
 			late.table.Admit(h.member, nil)
 		}
 		late.start()
-		defer late.pool.Load().Close()
+		defer late.pool.Load().host.Close()
 		time.Sleep(5 * time.Second)
-		if hosts[0].pool.Load().stats.refused[refusedSeal].Load() == 0 {
+		if hosts[0].pool.Load().host.stats.refused[refusedSeal].Load() == 0 {
 			t.Error("the old key still opens")
 		}
 	})
@@ -224,10 +224,10 @@ func TestWhoMissedAChangeOfKeysHearsRecordsOverStreams(t *testing.T) {
 		away := hosts[2]
 		away.kill()
 		for _, h := range hosts[:2] {
-			if err := h.pool.Load().SetKeyring([][]byte{gossipB}); err != nil {
+			if err := h.pool.Load().host.SetKeyring([][]byte{gossipB}); err != nil {
 				t.Fatal(err)
 			}
-			if err := h.pool.Load().SetRecord(peer.Record{ID: h.id, Region: "home", Sequence: 1000, StateVersion: 99}); err != nil {
+			if err := h.pool.Load().host.SetRecord(peer.Record{ID: h.id, Region: "home", Sequence: 1000, StateVersion: 99}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -248,11 +248,11 @@ func TestTheLargestPacketFitsTheSmallestLink(t *testing.T) {
 		for i := range peer.EndpointsMax {
 			full.Endpoints = append(full.Endpoints, peer.Endpoint{Addr: addrPort(i), Kind: peer.PortMapped})
 		}
-		startAll(t, hosts, func(c *Config) { c.Record = full })
+		startAll(t, hosts, func(c *setup) { c.Record = full })
 		defer closeAll(hosts)
 		for i := range 60 {
-			_ = hosts[i%5].pool.Load().Rumour(1, make([]byte, RumourMax-i*7))
-			_ = hosts[(i+1)%5].pool.Load().SetRecord(full)
+			_ = hosts[i%5].pool.Load().host.Rumour(1, make([]byte, RumourMax-i*7))
+			_ = hosts[(i+1)%5].pool.Load().host.SetRecord(full)
 			time.Sleep(50 * time.Millisecond)
 		}
 		eventually(t, 5*time.Second, "all alive with full records", func() bool { return whole(hosts) })

@@ -63,15 +63,19 @@ func TestGossipOverRealControlConnections(t *testing.T) {
 		pools := make([]*Pool, len(mesh.Nodes))
 		run := func(i int) {
 			n := mesh.Nodes[i]
-			p, err := New(Config{
+			h, err := NewHost(HostConfig{
 				Self: n.ID, Key: n.Key, Mesh: mesh.Root.ID(), Peers: n.Peers, Packets: net.end(n.ID), Control: n.Host,
 				Keyring: [][]byte{gossipA},
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
+			p, err := h.Open(Config{Scope: testScope})
+			if err != nil {
+				t.Fatal(err)
+			}
 			pools[i] = p
-			t.Cleanup(func() { _ = p.Close() })
+			t.Cleanup(func() { _ = p.host.Close() })
 		}
 		all := func(of identity.NodeID, state peer.State) func() bool {
 			return func() bool {
@@ -97,7 +101,7 @@ func TestGossipOverRealControlConnections(t *testing.T) {
 		victim := mesh.Nodes[3]
 		net.cut(victim.ID)
 		victim.Kill()
-		_ = pools[3].Close()
+		_ = pools[3].host.Close()
 		eventually(t, 6*time.Second, "dead everywhere", all(victim.ID, peer.Dead))
 		victim.Start()
 		run(3)
@@ -106,7 +110,7 @@ func TestGossipOverRealControlConnections(t *testing.T) {
 			t.Errorf("the numbers are %+v", s)
 		}
 		for _, p := range pools {
-			_ = p.Close()
+			_ = p.host.Close()
 		}
 		time.Sleep(awarenessMax * LAN().ProbeInterval)
 	})

@@ -31,14 +31,16 @@ var refusalErrors = func() (out [refusalReasons]error) {
 }()
 
 // NodeMeta is our own signed record.
-func (d delegate) NodeMeta(int) []byte { return d.p.announced.Load().signed }
+func (d delegate) NodeMeta(int) []byte { return d.p.host.own.announced.Load().signed }
 
 // NotifyAlive decides whether a node may be held alive.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	p := d.p
 	if n.Name == p.selfName {
 		// Let memberlist refute what is said of us, above all what an earlier run of ours left behind.
-		p.ownRecord(n.Meta)
+		if p.host.own.heard(n.Meta) {
+			p.host.announce()
+		}
 		return nil
 	}
 	now := time.Now()
@@ -47,7 +49,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 		return nil
 	}
 	p.stats.refuse(why)
-	if why == refusedStranger || why == refusedExpired {
+	if why == refusedStranger || why == refusedExpired || why == refusedScope {
 		p.missing(n, now)
 	}
 	return refusalErrors[why]
@@ -109,11 +111,11 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payl
 }
 
 // NotifyMsg takes a rumour in.
-func (d delegate) NotifyMsg(b []byte) { d.p.rumours.take(b) }
+func (d delegate) NotifyMsg(b []byte) { d.p.host.rumours.take(d.p, b) }
 
 // GetBroadcasts gives rumours to be sent along.
 func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.p.rumours.queue.GetBroadcasts(overhead, limit)
+	return d.p.spreading.GetBroadcasts(overhead, limit)
 }
 
 // LocalState is empty: records ride in the members' metas, the ledger's state in its own protocol.

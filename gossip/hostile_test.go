@@ -150,12 +150,16 @@ func TestPacketsThatWouldCrashMemberlistDoNotReachIt(t *testing.T) {
 				t.Errorf("%s: not refused", name)
 			}
 		}
-		before := hosts[0].pool.Load().stats.refused[refusedSeal].Load()
-		for _, raw := range [][]byte{{}, {0}, {1}, {2}, make([]byte, 64), append([]byte{2}, make([]byte, 64)...), append([]byte{0}, make([]byte, 45)...)} {
+		unopened := func() uint64 {
+			s := hosts[0].pool.Load().host.stats
+			return s.refused[refusedSeal].Load() + s.refused[refusedScope].Load()
+		}
+		before, tag := unopened(), testScope.tag(testMesh)
+		for _, raw := range [][]byte{{}, {0}, {tag}, {^tag}, make([]byte, 64), append([]byte{tag}, make([]byte, 64)...), append([]byte{tag}, make([]byte, 45)...)} {
 			hosts[0].in <- underlay.GossipPacket{Data: raw}
 		}
 		time.Sleep(100 * time.Millisecond)
-		if n := hosts[0].pool.Load().stats.refused[refusedSeal].Load() - before; n != 7 {
+		if n := unopened() - before; n != 7 {
 			t.Errorf("%d of 7 unsealed packets refused", n)
 		}
 		time.Sleep(5 * time.Second)
@@ -220,6 +224,9 @@ func TestAMemberGetsNoMoreStreamsThanItsShare(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
+			if _, err := conn.Write(testScope.appendPreface(nil)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		p := hosts[0].pool.Load()
 		p.transport.mu.Lock()
@@ -301,7 +308,7 @@ func BenchmarkVerifyRecord(b *testing.B) {
 func BenchmarkJudge(b *testing.B) {
 	w := newWorld(b)
 	hosts := w.hosts(2)
-	a := newAdmission(hosts[0].id, testMesh, hosts[0].table)
+	a := newAdmission(hosts[0].id, testMesh, hosts[0].table, newFence(nil, newRoster()))
 	m := aliveOf(b, hosts[1], peer.Record{})
 	n := &memberlist.Node{Name: m.Node, Addr: m.Addr, Port: m.Port, Meta: m.Meta, PMin: 1, PMax: 5, PCur: 2}
 	now := time.Now()

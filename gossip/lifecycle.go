@@ -4,72 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
-	"github.com/phantommesh/phantommesh/peer"
 )
-
-// SetRecord says something new of this node: it is signed and spread to all. A sequence that is not above that of the last record
-// is replaced by one that is.
-func (p *Pool) SetRecord(r peer.Record) error {
-	if err := p.setRecord(r); err != nil {
-		return err
-	}
-	p.askToAnnounce()
-	return nil
-}
-
-func (p *Pool) setRecord(r peer.Record) error {
-	p.recordMu.Lock()
-	defer p.recordMu.Unlock()
-	r.ID = p.self
-	if last := p.announced.Load(); last != nil && r.Sequence <= last.record.Sequence {
-		r.Sequence = max(last.record.Sequence+1, uint64(time.Now().UnixMilli()))
-	}
-	signed, err := r.Sign(p.key)
-	if err != nil {
-		return fmt.Errorf("gossip: sign our record: %w", err)
-	}
-	// What was signed is what we say: Sign may have left endpoints out.
-	if r, err = peer.ParseRecord(p.self, signed); err != nil {
-		return fmt.Errorf("gossip: our record: %w", err)
-	}
-	p.announced.Store(&announcement{record: r, signed: signed})
-	return nil
-}
 
 func (p *Pool) askToAnnounce() {
 	select {
 	case p.announce <- struct{}{}:
 	default:
 	}
-}
-
-// ownRecord looks at what is said of this node. A record of an earlier run that is ahead of ours (the clock was set back) would
-// win everywhere, so ours takes a sequence above it. Called with memberlist's lock held.
-func (p *Pool) ownRecord(meta []byte) {
-	theirs, err := peer.ParseRecord(p.self, meta)
-	if err != nil || theirs.Sequence <= p.announced.Load().record.Sequence {
-		return
-	}
-	if _, err := peer.VerifyRecord(p.key.Public(), meta); err != nil {
-		return
-	}
-	p.recordMu.Lock()
-	defer p.recordMu.Unlock()
-	r := p.announced.Load().record
-	if theirs.Sequence <= r.Sequence {
-		return
-	}
-	r.Sequence = theirs.Sequence + 1
-	signed, err := r.Sign(p.key)
-	if err != nil {
-		return
-	}
-	p.announced.Store(&announcement{record: r, signed: signed})
-	p.askToAnnounce()
 }
 
 // announcer spreads our record when it has changed.
@@ -159,9 +103,6 @@ func (p *Pool) synchronise(id identity.NodeID) error {
 	return err
 }
 
-// AcceptStream gives a stream that a member opened to memberlist, and returns when it is done with; the stream is closed then.
-func (p *Pool) AcceptStream(from identity.NodeID, conn net.Conn) { p.transport.accept(from, conn) }
-
 // Leave tells the others that this node goes on purpose, and returns when it has been said often enough, when ctx ends, or after
 // five seconds. The pool is then good for nothing but Close.
 func (p *Pool) Leave(ctx context.Context) error {
@@ -194,7 +135,7 @@ func (p *Pool) Leave(ctx context.Context) error {
 }
 
 // Close ends the pool without a word; the others will find out. It returns when the pool's goroutines have ended, a Leave that is
-// still going on included. It can be called more than once.
+// still going on included. What it said in the peer table is taken back. It can be called more than once.
 func (p *Pool) Close() error {
 	p.life.Lock()
 	first := !p.closed
@@ -210,5 +151,9 @@ func (p *Pool) Close() error {
 		err = p.list.Shutdown() // begins with the transport's: every stream closed, every dial cancelled
 	}
 	p.tasks.Wait()
+	if first {
+		p.host.leave(p)
+		p.peers.Retract(p.source(), time.Now())
+	}
 	return err
 }

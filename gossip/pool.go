@@ -2,50 +2,30 @@ package gossip
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 
-	"github.com/phantommesh/phantommesh/control"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
-// Config is what a pool is made of.
+// Config is what a pool is made of, beside what all pools of the node share.
 type Config struct {
-	Self  identity.NodeID
-	Key   *identity.Key
-	Mesh  identity.MeshID
-	Peers *peer.Table
-
-	// Packets carries sealed packets. Control carries streams; Streams, if not nil, carries them instead, and then whoever has an
-	// incoming one gives it to [Pool.AcceptStream].
-	Packets Packets
-	Control *control.Host
-	Streams Streams
-	// Connect, if not nil, makes a path to a member that a packet could not be sent to. If Packets has such a method itself, that
-	// is the default.
-	Connect func(ctx context.Context, id identity.NodeID) error
-
-	// Keyring are the mesh's gossip keys, KeySize bytes each, 1 to KeysMax of them: the first seals, all of them open.
-	Keyring [][]byte
+	// Scope is whose pool it is. Admits tells who may be in it, beyond being a member; nil: every member. It is called with locks held and
+	// must answer at once, from what the mesh's state says. When that may have changed without a change in the peer table, say so with
+	// [Pool.Reconsider].
+	Scope  Scope
+	Admits func(identity.NodeID) bool
 	// Profile is the timing; the zero value stands for LAN.
 	Profile Profile
-	// Record is what the node says of itself until the first [Pool.SetRecord].
-	Record peer.Record
 	// Book returns the nodes that should be in this pool, alive or not, as far as anyone remembers. If nil, they are all members in
-	// Peers. It is called from the pool's goroutine every few seconds.
+	// the peer table that Admits lets in. It is called from the pool's goroutine every few seconds.
 	Book func() []identity.NodeID
-	// Rand is where nonces come from.
-	Rand io.Reader
-	Log  *slog.Logger
 }
 
 // Member is a member of the pool as this node sees it.
@@ -72,8 +52,8 @@ const (
 	MemberLeft
 	// MemberUpdated: a member that is alive says something new of itself.
 	MemberUpdated
-	// UnknownMember: a node is said to be alive whose certificate is not here, or has ended. Fetch the state, from Via if known; once
-	// the peer table has the member, the pool takes it in by itself.
+	// UnknownMember: a node is said to be alive, or is, whose certificate is not here, or has ended, or that does not belong into the pool
+	// by the state that is here. Fetch the state, from Via if known; once the member belongs, the pool takes it in by itself.
 	UnknownMember
 )
 
@@ -89,8 +69,9 @@ func (k EventKind) String() string {
 
 // Event tells of a change.
 type Event struct {
-	Kind EventKind
-	ID   identity.NodeID
+	Kind  EventKind
+	Scope Scope // of the pool that says so
+	ID    identity.NodeID
 	// Record is the member's newest; zero for UnknownMember.
 	Record peer.Record
 	// Via is, for UnknownMember, the member that very likely spread the news; zero if not known.
@@ -113,12 +94,6 @@ const (
 // ErrClosed says that the pool has been closed, or has left.
 var ErrClosed = errors.New("gossip: pool is closed")
 
-// announcement is a record of our own, and signed.
-type announcement struct {
-	record peer.Record
-	signed []byte
-}
-
 // turn is a lock that is held over a timed wait of memberlist's. Who waits for it waits at a channel: virtual time (testing/synctest)
 // goes on past that, and stands still for a sync.Mutex.
 type turn chan struct{}
@@ -126,12 +101,13 @@ type turn chan struct{}
 func (t turn) Lock()   { t <- struct{}{} }
 func (t turn) Unlock() { <-t }
 
-// Pool is this node's membership in the mesh's gossip. It is safe for concurrent use.
+// Pool is this node's membership in one of the mesh's pools. It is safe for concurrent use.
 type Pool struct {
-	// Constant after New.
+	// Constant after Open.
+	host     *Host
+	scope    Scope
 	self     identity.NodeID
 	selfName string
-	key      *identity.Key
 	mesh     identity.MeshID
 	peers    *peer.Table
 	profile  Profile
@@ -143,9 +119,9 @@ type Pool struct {
 	transport *transport
 	list      *memberlist.Memberlist
 	roster    *roster
+	fence     *fence
 	admission *admission
-	rumours   *rumours
-	events    chan Event
+	spreading *memberlist.TransmitLimitedQueue // rumours
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -153,99 +129,76 @@ type Pool struct {
 	rest    context.CancelFunc
 	tasks   sync.WaitGroup // every goroutine of the pool; added to under life or by one already counted
 
-	announced atomic.Pointer[announcement]
-	announce  chan struct{} // has a token when announced is to be spread
+	announce   chan struct{} // has a token when our record is to be spread
+	reconsider chan struct{} // has a token when who belongs here may have changed
 
 	// snapshots are made one at a time.
 	snapshots sync.Mutex
-	// recordMu guards the making of announced.
-	recordMu sync.Mutex
-	// life guards what memberlist forbids to mix: UpdateNode, Leave and Shutdown. Before recordMu, never with roster or admission.
+	// life guards what memberlist forbids to mix: UpdateNode, Leave and Shutdown. Never with roster or admission.
 	life   turn
 	closed bool
 	left   chan struct{} // nil until Leave; closed when memberlist's has ended
 }
 
-// New starts a pool with this node as its only member. It takes part from now on: whoever knows the node may reach it, and it
+// Open starts a pool with this node as its only member. It takes part from now on: whoever knows the node may reach it, and it
 // begins to look for those in the book.
-func New(cfg Config) (*Pool, error) {
-	if err := cfg.fill(); err != nil {
+func (h *Host) Open(cfg Config) (*Pool, error) {
+	if err := cfg.Scope.check(); err != nil {
 		return nil, err
 	}
+	if cfg.Profile == (Profile{}) {
+		cfg.Profile = LAN()
+	}
+	c := h.cfg
 	p := &Pool{
-		self: cfg.Self, selfName: cfg.Self.String(), key: cfg.Key, mesh: cfg.Mesh, peers: cfg.Peers,
-		profile: cfg.Profile, book: cfg.Book, log: cfg.Log, stats: &counters{},
-		roster: newRoster(), admission: newAdmission(cfg.Self, cfg.Mesh, cfg.Peers),
-		events: make(chan Event, eventsMax), announce: make(chan struct{}, 1), life: make(turn, 1),
+		host: h, scope: cfg.Scope, self: c.Self, selfName: c.Self.String(), mesh: c.Mesh, peers: c.Peers,
+		profile: cfg.Profile, book: cfg.Book, log: c.Log.With("pool", string(cfg.Scope)), stats: &counters{},
+		seal:     newSeal(c.Rand, h.keys, c.Mesh, c.Self, cfg.Scope),
+		roster:   newRoster(),
+		announce: make(chan struct{}, 1), reconsider: make(chan struct{}, 1), life: make(turn, 1),
+	}
+	p.fence = newFence(cfg.Admits, p.roster)
+	p.admission = newAdmission(c.Self, c.Mesh, c.Peers, p.fence)
+	if p.book == nil {
+		p.book = p.belonging
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.seeking, p.rest = context.WithCancel(p.ctx)
-	p.rumours = newRumours(p)
-	var err error
-	if p.seal, err = newSeal(cfg.Rand, cfg.Mesh, cfg.Self, cfg.Keyring); err != nil {
-		return nil, err
-	}
-	if err := p.setRecord(cfg.Record); err != nil {
-		return nil, err
-	}
-	p.transport = newTransport(&cfg, p.seal, p.roster, p.stats)
+	p.spreading = p.newQueue()
+	p.transport = newTransport(h, p)
 	p.transport.drifted = p.reconcile
+	var err error
 	if p.list, err = memberlist.Create(p.memberlistConfig()); err != nil {
 		_ = p.transport.Shutdown()
 		return nil, fmt.Errorf("gossip: start: %w", err)
 	}
 	p.start()
-	if cfg.Control != nil {
-		p.serve(cfg.Control)
+	if err := h.enter(p); err != nil {
+		_ = p.Close()
+		return nil, err
 	}
 	return p, nil
 }
 
-// fill checks the configuration and sets what was left out.
-func (c *Config) fill() error {
-	switch {
-	case c.Key == nil || c.Peers == nil || c.Packets == nil:
-		return errors.New("gossip: configuration without key, peer table or packets")
-	case c.Streams == nil && c.Control == nil:
-		return errors.New("gossip: configuration without streams or control channel")
-	case c.Key.ID() != c.Self:
-		return fmt.Errorf("gossip: the key is not that of %s", c.Self.Short())
-	}
-	if c.Streams == nil {
-		c.Streams = controlStreams{c.Control}
-	} else {
-		c.Control = nil
-	}
-	if c.Connect == nil {
-		if n, ok := c.Packets.(interface {
-			Connect(context.Context, identity.NodeID) error
-		}); ok {
-			c.Connect = n.Connect
+// belonging are the members of the peer table that may be in this pool.
+func (p *Pool) belonging() []identity.NodeID {
+	var out []identity.NodeID
+	for _, e := range p.peers.All() {
+		if p.fence.admits == nil || p.fence.admits(e.ID) {
+			out = append(out, e.ID)
 		}
 	}
-	c.fillDefaults()
-	return nil
+	return out
 }
 
-func (c *Config) fillDefaults() {
-	if c.Profile == (Profile{}) {
-		c.Profile = LAN()
-	}
-	if c.Rand == nil {
-		c.Rand = rand.Reader
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Book == nil {
-		peers := c.Peers
-		c.Book = func() []identity.NodeID {
-			var out []identity.NodeID
-			for _, e := range peers.All() {
-				out = append(out, e.ID)
-			}
-			return out
-		}
+// Scope returns whose pool it is.
+func (p *Pool) Scope() Scope { return p.scope }
+
+// Reconsider has the pool look again at who belongs to it.
+func (p *Pool) Reconsider() {
+	select {
+	case p.reconsider <- struct{}{}:
+	default:
 	}
 }
 
@@ -261,10 +214,8 @@ func (p *Pool) memberlistConfig() *memberlist.Config {
 
 // start runs the pool's goroutines.
 func (p *Pool) start() {
-	p.tasks.Go(p.transport.run)
 	p.tasks.Go(p.publish)
 	p.tasks.Go(p.announcer)
-	p.tasks.Go(p.rumours.run)
 	p.tasks.Go(p.rejoin)
 }
 
@@ -294,7 +245,7 @@ func (p *Pool) publish() {
 			if c.newRecord {
 				p.peers.Update(c.Record)
 			}
-			p.peers.SetState(c.ID, c.State, c.since)
+			p.peers.Report(p.source(), c.ID, c.State, c.since)
 			if c.ID != p.self {
 				p.tell(c)
 			}
@@ -324,9 +275,9 @@ func (p *Pool) tell(c change) {
 		if s, ok := p.transport.streams.(interface{ Suspect(identity.NodeID) }); ok && c.State != peer.Alive {
 			s.Suspect(c.ID)
 		}
-		p.offer(Event{Kind: kindOf(c.State), ID: c.ID, Record: c.Record})
+		p.host.offer(Event{Kind: kindOf(c.State), Scope: p.scope, ID: c.ID, Record: c.Record})
 	case c.newRecord && c.State == peer.Alive:
-		p.offer(Event{Kind: MemberUpdated, ID: c.ID, Record: c.Record})
+		p.host.offer(Event{Kind: MemberUpdated, Scope: p.scope, ID: c.ID, Record: c.Record})
 	}
 }
 
@@ -342,15 +293,6 @@ func kindOf(s peer.State) EventKind {
 	return MemberDead
 }
 
-// offer never waits; it is called with memberlist's lock held.
-func (p *Pool) offer(e Event) {
-	select {
-	case p.events <- e:
-	default:
-		p.stats.eventsLost.Add(1)
-	}
-}
-
 // missing notes a node whose certificate is not here.
 func (p *Pool) missing(n *memberlist.Node, now time.Time) {
 	id, err := identity.ParseNodeID(n.Name)
@@ -359,9 +301,20 @@ func (p *Pool) missing(n *memberlist.Node, now time.Time) {
 	}
 	via := p.transport.teller(id)
 	if p.admission.await(id, n.Meta, via, now) {
-		p.offer(Event{Kind: UnknownMember, ID: id, Via: via})
+		p.host.offer(Event{Kind: UnknownMember, Scope: p.scope, ID: id, Via: via})
 	}
 }
+
+// strayed notes a member that speaks in this pool and does not belong here by the state that we hold: it may hold a newer one. Called by the
+// host's goroutine.
+func (p *Pool) strayed(id identity.NodeID) {
+	if p.admission.await(id, nil, id, time.Now()) {
+		p.host.offer(Event{Kind: UnknownMember, Scope: p.scope, ID: id, Via: id})
+	}
+}
+
+// source is the name of this pool's verdicts in the peer table.
+func (p *Pool) source() string { return "pool " + string(p.scope) }
 
 // recordOf returns the record of a node that has been judged.
 func (p *Pool) recordOf(n *memberlist.Node) (identity.NodeID, peer.Record, bool) {
@@ -375,13 +328,3 @@ func (p *Pool) recordOf(n *memberlist.Node) (identity.NodeID, peer.Record, bool)
 
 // Members returns every member that was alive in this pool since it began and is still in the peer table, this node included.
 func (p *Pool) Members() []Member { return p.roster.all() }
-
-// Events gives what happens to other members. See [Stats.EventsLost].
-func (p *Pool) Events() <-chan Event { return p.events }
-
-// SetKeyring replaces the gossip keys: from now on the first seals and all of them open. To change keys without a gap, first give
-// every member the new key in second place, then in first, then take the old one away.
-func (p *Pool) SetKeyring(keys [][]byte) error { return p.seal.use(keys) }
-
-// Keyring returns the keys in use, the sealing one first. They are shared: read them only.
-func (p *Pool) Keyring() [][]byte { return p.seal.holds() }

@@ -103,7 +103,7 @@ func TestLeavingAloneOrUnheardIsBoundedInTime(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		_ = hosts[0].pool.Load().Leave(ctx)
-		_ = hosts[0].pool.Load().Close()
+		_ = hosts[0].pool.Load().host.Close()
 		if d := time.Since(start); d > time.Second {
 			t.Errorf("leave and close took %v", d)
 		}
@@ -130,11 +130,11 @@ func TestARestartedNodeIsTakenBackAtOnce(t *testing.T) {
 				eventually(t, time.Second, "all alive everywhere", func() bool { return whole(hosts) })
 				back := hosts[3]
 				for range 6 { // its incarnation is well above that of a fresh start
-					_ = back.pool.Load().SetRecord(peer.Record{Region: "before"})
+					_ = back.pool.Load().host.SetRecord(peer.Record{Region: "before"})
 					time.Sleep(100 * time.Millisecond)
 				}
 				end(back)
-				p := back.start(func(c *Config) { c.Record = peer.Record{Sequence: uint64(time.Now().UnixMilli()), Region: "after"} })
+				p := back.start(func(c *setup) { c.Record = peer.Record{Sequence: uint64(time.Now().UnixMilli()), Region: "after"} })
 				if _, err := p.Join(t.Context(), []identity.NodeID{hosts[1].id}); err != nil {
 					t.Fatal(err)
 				}
@@ -183,7 +183,7 @@ func TestARecordReachesEveryoneInSeconds(t *testing.T) {
 		startAll(t, hosts)
 		defer closeAll(hosts)
 		eventually(t, 3*time.Second, "all alive everywhere", func() bool { return whole(hosts) })
-		if err := hosts[0].pool.Load().SetRecord(peer.Record{Region: "moved", StateVersion: 7}); err != nil {
+		if err := hosts[0].pool.Load().host.SetRecord(peer.Record{Region: "moved", StateVersion: 7}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 3*time.Second, "the new record everywhere", func() bool {
@@ -210,17 +210,17 @@ func TestAClosedPoolStaysClosedAndHarmless(t *testing.T) {
 			_, _ = p.Join(context.Background(), []identity.NodeID{hosts[1].id, hosts[2].id, {9}})
 		}()
 		go func() { _ = p.Leave(context.Background()) }()
-		_ = p.SetRecord(peer.Record{Region: "x"})
-		_ = p.Rumour(1, []byte("x"))
+		_ = p.host.SetRecord(peer.Record{Region: "x"})
+		_ = p.host.Rumour(1, []byte("x"))
 		start := time.Now()
-		_ = p.Close()
-		_ = p.Close()
+		_ = p.host.Close()
+		_ = p.host.Close()
 		if d := time.Since(start); d > leaveMax {
 			t.Errorf("closing took %v", d)
 		}
 		<-done
-		_ = p.SetRecord(peer.Record{Region: "y"})
-		_ = p.Rumour(1, []byte("y"))
+		_ = p.host.SetRecord(peer.Record{Region: "y"})
+		_ = p.host.Rumour(1, []byte("y"))
 		_ = p.Leave(context.Background())
 		if _, err := p.Join(context.Background(), []identity.NodeID{hosts[1].id}); err == nil {
 			t.Error("a closed pool joined")
@@ -242,7 +242,7 @@ func TestACutStreamDoesNotHoldUpClosing(t *testing.T) {
 		defer conn.Close()
 		time.Sleep(100 * time.Millisecond)
 		start := time.Now()
-		_ = hosts[1].pool.Load().Close()
+		_ = hosts[1].pool.Load().host.Close()
 		if d := time.Since(start); d > time.Second {
 			t.Errorf("closing took %v", d)
 		}

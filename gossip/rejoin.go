@@ -139,7 +139,7 @@ func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d+1) }
 type rejoiner struct {
 	p         *Pool
 	plan      absentees
-	seen      map[identity.NodeID]struct{} // members of the table
+	seen      map[identity.NodeID]struct{} // members of the table that belong here
 	newcomers map[identity.NodeID]int      // those just admitted, tried until alive, with how often they may still be
 	running   int
 	ended     chan attempt
@@ -164,8 +164,8 @@ func (p *Pool) rejoin() {
 	}
 	changed, cancel := p.peers.Watch()
 	defer cancel()
-	for _, e := range p.peers.All() { // who is here from the start is the address book's affair
-		r.seen[e.ID] = struct{}{}
+	for _, id := range p.belonging() { // who is here from the start is the address book's affair
+		r.seen[id] = struct{}{}
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -175,6 +175,8 @@ func (p *Pool) rejoin() {
 			return
 		case <-changed:
 			r.tableChanged(time.Now())
+		case <-p.reconsider:
+			r.tableChanged(time.Now())
 		case id := <-p.transport.nudges:
 			r.arrive(id)
 			r.plan.nudge(id, time.Now())
@@ -183,7 +185,8 @@ func (p *Pool) rejoin() {
 		case <-timer.C:
 		}
 		now := time.Now()
-		r.plan.want(r.absent(), now)
+		r.expel(now)
+		r.plan.want(r.absent(now), now)
 		r.launch(now)
 		timer.Reset(r.sleep(now))
 	}
@@ -197,15 +200,17 @@ func (r *rejoiner) sleep(now time.Time) time.Duration {
 	return r.plan.wait(now)
 }
 
-// tableChanged takes in members that have just become known and lets go those that are no longer.
+// tableChanged takes in members that have just become known, or come to belong here, and lets go those that are known or belong no longer.
 func (r *rejoiner) tableChanged(now time.Time) {
-	for _, e := range r.p.peers.All() {
-		if _, old := r.seen[e.ID]; !old {
-			r.seen[e.ID] = struct{}{}
-			r.arrive(e.ID)
-			r.plan.nudge(e.ID, now)
+	belongs := map[identity.NodeID]struct{}{}
+	for _, id := range r.p.belonging() {
+		belongs[id] = struct{}{}
+		if _, old := r.seen[id]; !old {
+			r.arrive(id)
+			r.plan.nudge(id, now)
 		}
 	}
+	r.seen = belongs
 	for _, a := range r.p.admission.arrivals(now) {
 		if a.hasRecord {
 			r.p.peers.Update(a.record)
@@ -213,19 +218,22 @@ func (r *rejoiner) tableChanged(now time.Time) {
 		r.arrive(a.id)
 		r.plan.hurry(a.id, a.via, now)
 	}
-	for _, m := range r.p.roster.all() {
-		if m.ID != r.p.self && !r.p.transport.knows(m.ID) {
-			r.p.roster.expelled(m.ID, now)
-		}
-	}
-	keep := func(id identity.NodeID) bool {
+	r.expel(now)
+	r.p.roster.forget(func(id identity.NodeID) bool {
 		_, ok := r.p.peers.Get(id)
 		return ok
-	}
-	r.p.roster.forget(keep)
-	for id := range r.seen {
-		if !keep(id) {
-			delete(r.seen, id)
+	})
+}
+
+// expel has those count as gone whom the mesh has revoked, or has elsewhere for longer than scopeGrace.
+func (r *rejoiner) expel(now time.Time) {
+	for _, m := range r.p.roster.all() {
+		switch {
+		case m.ID == r.p.self || r.p.transport.knows(m.ID):
+		case knows(r.p.peers, m.ID):
+			r.p.roster.expelled(m.ID, peer.Left, now)
+		default:
+			r.p.roster.expelled(m.ID, peer.Dead, now)
 		}
 	}
 }
@@ -238,12 +246,12 @@ func (r *rejoiner) arrive(id identity.NodeID) {
 }
 
 // absent returns who should be alive and is not.
-func (r *rejoiner) absent() map[identity.NodeID]peer.State {
+func (r *rejoiner) absent(now time.Time) map[identity.NodeID]peer.State {
 	out := map[identity.NodeID]peer.State{}
 	consider := func(id identity.NodeID) bool {
 		state := r.p.roster.state(id)
 		e, known := r.p.peers.Get(id)
-		if id == r.p.self || here(state) || known && e.Revoked {
+		if id == r.p.self || here(state) || known && (e.Revoked || !r.p.fence.lets(id, now)) {
 			return false
 		}
 		out[id] = state

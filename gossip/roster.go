@@ -37,7 +37,7 @@ type standing struct {
 
 	// touched is the count of events when memberlist last told of this member.
 	touched uint64
-	// expelled: the mesh revoked the member. It is dead to us, whatever memberlist still believes.
+	// expelled: the mesh revoked the member, or has it in another pool. It is gone for us, whatever memberlist still believes.
 	expelled bool
 	// published is the state that was last told; recordNew: the record has changed since.
 	published peer.State
@@ -133,8 +133,8 @@ func (r *roster) suspected(id identity.NodeID) {
 	}
 }
 
-// expelled enters that the mesh has revoked a member.
-func (r *roster) expelled(id identity.NodeID, now time.Time) {
+// expelled enters that a member is out: Dead if the mesh has revoked it, Left if it has it elsewhere.
+func (r *roster) expelled(id identity.NodeID, as peer.State, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.members[id]
@@ -144,7 +144,7 @@ func (r *roster) expelled(id identity.NodeID, now time.Time) {
 	s.expelled = true
 	if here(s.state) {
 		s.since = now
-		r.setStateLocked(s, peer.Dead, now)
+		r.setStateLocked(s, as, now)
 		r.touchLocked(id, s)
 	}
 }

@@ -38,13 +38,15 @@ var ErrRumour = errors.New("gossip: rumour too large")
 // errRumourForm says that something is no rumour, or not its origin's.
 var errRumourForm = errors.New("gossip: bad rumour")
 
-// Rumour is a small message that reaches every member of the pool within seconds, in any order, very likely but not surely. A
+// Rumour is a small message that reaches every member of the mesh, or of the pool if it is a local one, within seconds, in any order, very likely but not surely. A
 // member that restarted may get one twice. So a rumour says that there is something to fetch, or what it says may be said twice.
 type Rumour struct {
 	// From is the member that started it, proven by its signature.
 	From identity.NodeID
-	// Topic tells the kinds of rumours apart; the pool's user defines them.
+	// Topic tells the kinds of rumours apart; the pools' user defines them, from 0 to 127.
 	Topic uint8
+	// Scope is the pool of a local rumour, which is in no other; empty for one that crosses.
+	Scope Scope
 	// Payload is at most RumourMax bytes.
 	Payload []byte
 	// At is when it was started by its origin's clock, which may be off by clockSkew.
@@ -99,30 +101,42 @@ func (w *rumourWire) name() rumourName {
 	return rumourName{origin: identity.NodeID(w.Origin), sequence: w.Sequence}
 }
 
-// rumours is the pool's part that spreads and hears them.
+// localTopic marks the topics of rumours that stay in the pool in which they were begun. All others cross: who hears one spreads it in all
+// pools that it is in, so that whoever is in two is a bridge between them.
+const localTopic uint8 = 0x80
+
+// rumours is the host's part that spreads and hears them.
 type rumours struct {
-	p        *Pool
-	queue    *memberlist.TransmitLimitedQueue
-	in       chan []byte
+	h        *Host
+	in       chan heardIn
 	out      chan Rumour
 	sequence atomic.Uint64
 	heard    *heard // used by the reader's goroutine only
 }
 
-func newRumours(p *Pool) *rumours {
-	r := &rumours{
-		p: p, in: make(chan []byte, rumoursInMax), out: make(chan Rumour, rumoursWaitingMax), heard: newHeard(),
-		queue: &memberlist.TransmitLimitedQueue{
-			NumNodes:       func() int { return max(1, p.roster.count()) },
-			RetransmitMult: rumourMult,
-		},
-	}
-	// A guard against the queue's own bookkeeping: whenever it runs empty it begins to number anew, and of two messages of one size
-	// and number it loses one. What never fits into a packet is never sent and keeps it from running empty.
-	r.queue.QueueBroadcast(broadcast(make([]byte, packetMax+1)))
+// heardIn is a message and the pool it came from.
+type heardIn struct {
+	pool    *Pool
+	message []byte
+}
+
+func newRumours(h *Host) *rumours {
+	r := &rumours{h: h, in: make(chan heardIn, rumoursInMax), out: make(chan Rumour, rumoursWaitingMax), heard: newHeard()}
 	// The count goes on from the clock, so that a restarted node does not repeat a name.
 	r.sequence.Store(uint64(time.Now().UnixNano()))
 	return r
+}
+
+// newQueue returns the queue of rumours that are being spread in the pool.
+func (p *Pool) newQueue() *memberlist.TransmitLimitedQueue {
+	q := &memberlist.TransmitLimitedQueue{
+		NumNodes:       func() int { return max(1, p.roster.count()) },
+		RetransmitMult: rumourMult,
+	}
+	// A guard against the queue's own bookkeeping: whenever it runs empty it begins to number anew, and of two messages of one size
+	// and number it loses one. What never fits into a packet is never sent and keeps it from running empty.
+	q.QueueBroadcast(broadcast(make([]byte, packetMax+1)))
+	return q
 }
 
 // broadcast is a rumour in the queue. None replaces another.
@@ -140,45 +154,59 @@ func (broadcast) Finished() {}
 // UniqueBroadcast implements memberlist.UniqueBroadcast.
 func (broadcast) UniqueBroadcast() {}
 
-func (r *rumours) spread(b []byte) {
-	r.queue.QueueBroadcast(broadcast(b))
-	r.queue.Prune(rumoursSpreadMax)
+// spread has a rumour told in the pools.
+func spread(b []byte, in ...*Pool) {
+	for _, p := range in {
+		p.spreading.QueueBroadcast(broadcast(b))
+		p.spreading.Prune(rumoursSpreadMax)
+	}
 }
 
-// Rumour starts a rumour. It returns at once; whom it reaches, and when, is not told. Our own rumours do not come back to us.
-func (p *Pool) Rumour(topic uint8, payload []byte) error {
+// Rumour starts a rumour in all pools of this node. It returns at once; whom it reaches, and when, is not told. Our own rumours do not come
+// back to us.
+func (h *Host) Rumour(topic uint8, payload []byte) error {
+	return h.rumours.begin(topic&^localTopic, payload, *h.pools.Load()...)
+}
+
+// LocalRumour starts a rumour that stays in this pool. Its topics are those of [Host.Rumour] once more.
+func (p *Pool) LocalRumour(topic uint8, payload []byte) error {
+	return p.host.rumours.begin(topic|localTopic, payload, p)
+}
+
+func (r *rumours) begin(topic uint8, payload []byte, in ...*Pool) error {
 	if len(payload) > RumourMax {
 		return fmt.Errorf("%w: %d bytes, at most %d; spread that there is something to fetch instead", ErrRumour, len(payload), RumourMax)
 	}
+	self := r.h.cfg.Self
 	w := &rumourWire{
-		Origin: p.self[:], Sequence: p.rumours.sequence.Add(1), At: uint64(time.Now().UnixMilli()), Topic: topic, Payload: payload,
+		Origin: self[:], Sequence: r.sequence.Add(1), At: uint64(time.Now().UnixMilli()), Topic: topic, Payload: payload,
 	}
 	if w.Payload == nil {
 		w.Payload = []byte{}
 	}
-	signed, err := w.signedBytes(p.mesh)
+	signed, err := w.signedBytes(r.h.cfg.Mesh)
 	if err != nil {
 		return fmt.Errorf("gossip: encode rumour: %w", err)
 	}
-	w.Signature = p.key.SignEd25519(rumourContext, signed)
+	w.Signature = r.h.cfg.Key.SignEd25519(rumourContext, signed)
 	b, err := wire.Marshal(w)
 	if err != nil {
 		return fmt.Errorf("gossip: encode rumour: %w", err)
 	}
-	p.stats.rumoursOut.Add(1)
-	p.rumours.spread(b)
+	r.h.stats.rumoursOut.Add(1)
+	spread(b, in...)
 	return nil
 }
 
 // Rumours gives the rumours of other members, each once. A reader that does not keep up loses the newest; they are counted.
-func (p *Pool) Rumours() <-chan Rumour { return p.rumours.out }
+func (h *Host) Rumours() <-chan Rumour { return h.rumours.out }
 
 // take is called by memberlist with a message that came; it copies it and returns.
-func (r *rumours) take(b []byte) {
+func (r *rumours) take(from *Pool, b []byte) {
 	select {
-	case r.in <- append([]byte(nil), b...):
+	case r.in <- heardIn{from, append([]byte(nil), b...)}:
 	default:
-		r.p.stats.refuse(refusedBusy)
+		r.h.stats.refuse(refusedBusy)
 	}
 }
 
@@ -186,24 +214,24 @@ func (r *rumours) take(b []byte) {
 func (r *rumours) run() {
 	for {
 		select {
-		case <-r.p.ctx.Done():
+		case <-r.h.ctx.Done():
 			return
-		case b := <-r.in:
-			if why, ok := r.hear(b, time.Now()); !ok {
-				r.p.stats.refuse(why)
+		case m := <-r.in:
+			if why, ok := r.hear(m, time.Now()); !ok {
+				r.h.stats.refuse(why)
 			}
 		}
 	}
 }
 
 // hear takes one rumour, or says why not. Signatures come last: a repetition costs a look into a map.
-func (r *rumours) hear(b []byte, now time.Time) (why refusal, ok bool) {
-	w, err := parseRumour(b)
+func (r *rumours) hear(m heardIn, now time.Time) (why refusal, ok bool) {
+	w, err := parseRumour(m.message)
 	if err != nil {
 		return refusedRumour, false
 	}
 	name := w.name()
-	if name.origin == r.p.self {
+	if name.origin == r.h.cfg.Self {
 		return refusedRepeat, false
 	}
 	at := time.UnixMilli(int64(min(w.At, 1<<62)))
@@ -213,24 +241,30 @@ func (r *rumours) hear(b []byte, now time.Time) (why refusal, ok bool) {
 	if why, ok := r.heard.admits(name, now); !ok {
 		return why, false
 	}
-	e, known := r.p.peers.Get(name.origin)
+	e, known := r.h.cfg.Peers.Get(name.origin)
 	switch {
 	case !known:
 		return refusedStranger, false
 	case e.Revoked:
 		return refusedRevoked, false
 	}
-	signed, err := w.signedBytes(r.p.mesh)
+	signed, err := w.signedBytes(r.h.cfg.Mesh)
 	if err != nil || e.Member.Public.VerifyEd25519(rumourContext, signed, w.Signature) != nil {
 		return refusedRumour, false
 	}
 	r.heard.add(name, at.Add(rumourLife))
-	r.p.stats.rumoursIn.Add(1)
-	r.spread(b)
+	r.h.stats.rumoursIn.Add(1)
+	out := Rumour{From: name.origin, Topic: w.Topic &^ localTopic, Payload: w.Payload, At: at}
+	if w.Topic&localTopic != 0 {
+		out.Scope = m.pool.scope
+		spread(m.message, m.pool)
+	} else {
+		spread(m.message, *r.h.pools.Load()...)
+	}
 	select {
-	case r.out <- Rumour{From: name.origin, Topic: w.Topic, Payload: w.Payload, At: at}:
+	case r.out <- out:
 	default:
-		r.p.stats.rumoursLost.Add(1)
+		r.h.stats.rumoursLost.Add(1)
 	}
 	return 0, true
 }

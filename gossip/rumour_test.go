@@ -15,7 +15,7 @@ func drain(p *Pool) []Rumour {
 	var out []Rumour
 	for {
 		select {
-		case r := <-p.Rumours():
+		case r := <-p.host.Rumours():
 			out = append(out, r)
 		default:
 			return out
@@ -34,14 +34,14 @@ func TestARumourReachesEachMemberOnce(t *testing.T) {
 		const count = 20
 		for i := range count {
 			payload := bytes.Repeat([]byte{byte(i)}, RumourMax)
-			if err := hosts[0].pool.Load().Rumour(uint8(i), payload); err != nil {
+			if err := hosts[0].pool.Load().host.Rumour(uint8(i), payload); err != nil {
 				t.Fatal(err)
 			}
 		}
 		// Each host tells each of them ten times, one to a packet: it ends when all have done so, after some 15 s.
 		took := eventually(t, time.Minute, "all rumours told", func() bool {
 			for _, h := range hosts {
-				if h.pool.Load().rumours.queue.NumQueued() > 1 { // one stays, see newRumours
+				if h.pool.Load().spreading.NumQueued() > 1 { // one stays, see newRumours
 					return false
 				}
 			}
@@ -75,10 +75,10 @@ func TestARumourTooLargeIsRefusedWhereItStarts(t *testing.T) {
 		hosts := w.hosts(1)
 		p := hosts[0].start()
 		defer closeAll(hosts)
-		if err := p.Rumour(1, make([]byte, RumourMax+1)); !errors.Is(err, ErrRumour) {
+		if err := p.host.Rumour(1, make([]byte, RumourMax+1)); !errors.Is(err, ErrRumour) {
 			t.Errorf("got %v", err)
 		}
-		if err := p.Rumour(1, nil); err != nil {
+		if err := p.host.Rumour(1, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -136,7 +136,7 @@ func TestRumoursThatAreNotTheirOriginsOwnAreRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if why, ok := p.rumours.hear(b, time.Now()); ok != c.ok || why != c.reason {
+			if why, ok := p.host.rumours.hear(heardIn{p, b}, time.Now()); ok != c.ok || why != c.reason {
 				t.Errorf("%s: got %v for %q", c.name, ok, why)
 			}
 		}

@@ -15,7 +15,7 @@ func converge(t testing.TB, n int) (took time.Duration, packets, streams uint64)
 	hosts := w.hosts(n)
 	start := time.Now()
 	for i, h := range hosts {
-		p := h.start(func(c *Config) { c.Book = func() []identity.NodeID { return nil } })
+		p := h.start(func(c *setup) { c.Book = func() []identity.NodeID { return nil } })
 		if i > 0 {
 			go func() { _, _ = p.Join(t.Context(), []identity.NodeID{hosts[0].id}) }()
 		}

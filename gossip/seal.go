@@ -15,17 +15,16 @@ import (
 // A sealed gossip packet, without the underlay's type byte:
 //
 //	offset  size  field
-//	0       1     version, 2
+//	0       1     tag of the pool (scope.go)
 //	1       24    nonce, random
 //	25      …     the packet, encrypted
 //	        16    tag
 //
 // The seal is XAES-256-GCM (C2SP, "XAES-256-GCM"): AES-256-GCM under a key derived for every packet from the first half of a
 // 192-bit nonce. Every member seals under the same key; with random 96-bit nonces a thousand members would use up one key's
-// 2^32 packets (NIST SP 800-38D §8.3) in a few days, with these never. The additional data bind the packet to the mesh and to its
-// addressee: what was sent to one member says nothing to another.
+// 2^32 packets (NIST SP 800-38D §8.3) in a few days, with these never. The additional data bind the packet to the mesh, to the pool and to
+// its addressee: what was sent to one member says nothing to another, and what was said in one pool nothing in another.
 const (
-	sealVersion  = 2
 	nonceSize    = 24
 	tagSize      = 16
 	sealOverhead = 1 + nonceSize + tagSize
@@ -37,7 +36,7 @@ const (
 	KeysMax = 4
 )
 
-const sealContext = "phantommesh gossip v1"
+const sealContext = "phantommesh gossip v2"
 
 // What may be wrong with a keyring or a packet.
 var (
@@ -46,12 +45,16 @@ var (
 	errUnsealed = errors.New("gossip: packet does not open")
 )
 
-// seal seals and opens packets. Its keys can be replaced at any time while others use it.
+// keyring holds the keys of all pools of a node. They can be replaced at any time while others use them.
+type keyring struct{ ring atomic.Pointer[[]sealKey] } // never nil or empty once used; the first seals, all open
+
+// seal seals and opens the packets of one pool.
 type seal struct {
-	rand io.Reader
-	mesh identity.MeshID
-	self identity.NodeID
-	keys atomic.Pointer[[]sealKey] // never nil or empty; the first seals, all open
+	rand  io.Reader
+	keys  *keyring
+	tag   byte
+	self  identity.NodeID
+	bound []byte // to what packets are bound beside their addressee
 }
 
 // sealKey is a key with what XAES-256-GCM derives from it once.
@@ -61,13 +64,13 @@ type sealKey struct {
 	mask  [aes.BlockSize]byte // K1 of CMAC (NIST SP 800-38B §6.1)
 }
 
-func newSeal(rand io.Reader, mesh identity.MeshID, self identity.NodeID, keys [][]byte) (*seal, error) {
-	s := &seal{rand: rand, mesh: mesh, self: self}
-	return s, s.use(keys)
+func newSeal(rand io.Reader, keys *keyring, mesh identity.MeshID, self identity.NodeID, scope Scope) *seal {
+	bound := scope.appendPreface(append([]byte(sealContext), mesh[:]...))
+	return &seal{rand: rand, keys: keys, tag: scope.tag(mesh), self: self, bound: bound}
 }
 
 // use replaces the keys in one step: from here on the first seals, and all of them open.
-func (s *seal) use(keys [][]byte) error {
+func (r *keyring) use(keys [][]byte) error {
 	if len(keys) == 0 || len(keys) > KeysMax {
 		return fmt.Errorf("%w: %d keys, 1 to %d are possible", ErrKeyring, len(keys), KeysMax)
 	}
@@ -82,14 +85,14 @@ func (s *seal) use(keys [][]byte) error {
 		}
 		ring = append(ring, k)
 	}
-	s.keys.Store(&ring)
+	r.ring.Store(&ring)
 	return nil
 }
 
 // holds returns the keys that open packets now, the sealing one first. They are shared: read them only.
-func (s *seal) holds() [][]byte {
+func (r *keyring) holds() [][]byte {
 	var out [][]byte
-	for _, k := range *s.keys.Load() {
+	for _, k := range *r.ring.Load() {
 		out = append(out, k.raw)
 	}
 	return out
@@ -147,30 +150,27 @@ func (k *sealKey) open(nonce, sealed, data []byte) ([]byte, error) {
 
 // data returns what a packet to the node is bound to.
 func (s *seal) data(to identity.NodeID) []byte {
-	b := make([]byte, 0, len(sealContext)+len(s.mesh)+len(to))
-	b = append(b, sealContext...)
-	b = append(b, s.mesh[:]...)
-	return append(b, to[:]...)
+	return append(append(make([]byte, 0, len(s.bound)+len(to)), s.bound...), to[:]...)
 }
 
 // close seals a packet to the node, sealOverhead bytes longer than plain.
 func (s *seal) close(to identity.NodeID, plain []byte) ([]byte, error) {
 	out := make([]byte, 1+nonceSize, sealOverhead+len(plain))
-	out[0] = sealVersion
+	out[0] = s.tag
 	if _, err := io.ReadFull(s.rand, out[1:]); err != nil {
 		return nil, fmt.Errorf("gossip: nonce: %w", err)
 	}
-	k := &(*s.keys.Load())[0]
+	k := &(*s.keys.ring.Load())[0]
 	return k.seal(out, out[1:1+nonceSize], plain, s.data(to))
 }
 
 // open returns the packet inside a sealed one addressed to us, or errUnsealed.
 func (s *seal) open(sealed []byte) ([]byte, error) {
-	if len(sealed) <= sealOverhead || sealed[0] != sealVersion {
+	if len(sealed) <= sealOverhead || sealed[0] != s.tag {
 		return nil, errUnsealed
 	}
 	nonce, body, data := sealed[1:1+nonceSize], sealed[1+nonceSize:], s.data(s.self)
-	ring := *s.keys.Load()
+	ring := *s.keys.ring.Load()
 	for i := range ring {
 		if plain, err := ring[i].open(nonce, body, data); err == nil {
 			return plain, nil

@@ -33,11 +33,16 @@ func TestTheSealIsXAES256GCM(t *testing.T) {
 
 func sealOf(t testing.TB, self identity.NodeID, keys ...[]byte) *seal {
 	t.Helper()
-	s, err := newSeal(rand.Reader, testMesh, self, keys)
-	if err != nil {
+	return sealIn(t, testMesh, testScope, self, keys...)
+}
+
+func sealIn(t testing.TB, mesh identity.MeshID, scope Scope, self identity.NodeID, keys ...[]byte) *seal {
+	t.Helper()
+	ring := &keyring{}
+	if err := ring.use(keys); err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return newSeal(rand.Reader, ring, mesh, self, scope)
 }
 
 func TestAPacketOpensForItsAddresseeOnly(t *testing.T) {
@@ -52,9 +57,9 @@ func TestAPacketOpensForItsAddresseeOnly(t *testing.T) {
 	if plain, err := sealOf(t, b, gossipB, gossipA).open(packet); err != nil || string(plain) != "hello" {
 		t.Errorf("got %q, %v", plain, err)
 	}
-	other, _ := newSeal(rand.Reader, identity.MeshID{9}, b, [][]byte{gossipA})
 	for who, s := range map[string]*seal{
-		"another member": sealOf(t, c, gossipA), "a stranger": sealOf(t, b, gossipB), "another mesh": other,
+		"another member": sealOf(t, c, gossipA), "a stranger": sealOf(t, b, gossipB), "another mesh": sealIn(t, identity.MeshID{9}, testScope, b, gossipA),
+		"the same member in another pool": sealIn(t, testMesh, Wide, b, gossipA),
 	} {
 		if _, err := s.open(packet); !errors.Is(err, errUnsealed) {
 			t.Errorf("%s opens it: %v", who, err)
@@ -74,11 +79,11 @@ func TestAnUnusableKeyringChangesNothing(t *testing.T) {
 	for name, keys := range map[string][][]byte{
 		"none": {}, "short": {gossipA[:31]}, "a short second": {gossipA, {}}, "too many": {gossipA, gossipB, gossipA, gossipB, gossipA},
 	} {
-		if err := s.use(keys); !errors.Is(err, ErrKeyring) {
+		if err := s.keys.use(keys); !errors.Is(err, ErrKeyring) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	if got := s.holds(); len(got) != 1 || !bytes.Equal(got[0], gossipA) {
+	if got := s.keys.holds(); len(got) != 1 || !bytes.Equal(got[0], gossipA) {
 		t.Errorf("the keys are %q", got)
 	}
 }
@@ -92,7 +97,7 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte{sealVersion})
+	f.Add([]byte{s.tag})
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if plain, err := s.open(b); err == nil && !bytes.Equal(b, good) {

@@ -19,6 +19,7 @@ const (
 	refusedVersion                  // speaks another version of memberlist's protocol
 	refusedStranger                 // about a node that is not a member as far as we know
 	refusedRevoked                  // from or about a revoked member
+	refusedScope                    // for a pool that is not here, or from or about a member that does not belong into it
 	refusedExpired                  // about a member whose certificate has ended
 	refusedSignature                // a record that its node has not signed
 	refusedConflict                 // two addresses for one node
@@ -30,7 +31,7 @@ const (
 )
 
 var refusalNames = [refusalReasons]string{
-	"seal", "form", "busy", "stream", "name", "version", "stranger", "revoked", "expired", "signature", "conflict",
+	"seal", "form", "busy", "stream", "name", "version", "stranger", "revoked", "scope", "expired", "signature", "conflict",
 	"rumour", "stale", "repeat", "flood",
 }
 
@@ -52,7 +53,7 @@ type counters struct {
 
 func (c *counters) refuse(r refusal) { c.refused[r].Add(1) }
 
-// Stats is a pool in numbers. All but Members and Health grow from the pool's start.
+// Stats is a pool in numbers, or all pools of a node. All but Members and Health grow from the start.
 type Stats struct {
 	// Members by state, as this node sees it, itself included.
 	Members map[peer.State]int
@@ -79,9 +80,17 @@ type Stats struct {
 
 // Stats returns the pool's numbers.
 func (p *Pool) Stats() Stats {
-	c := p.stats
+	s := p.stats.read()
+	s.Health = p.list.GetHealthScore()
+	for _, m := range p.Members() {
+		s.Members[m.State]++
+	}
+	return s
+}
+
+func (c *counters) read() Stats {
 	s := Stats{
-		Members: map[peer.State]int{}, Health: p.list.GetHealthScore(),
+		Members:     map[peer.State]int{},
 		PacketsSent: c.packetsOut.Load(), PacketsReceived: c.packetsIn.Load(), PacketsLost: c.packetsLost.Load(),
 		BytesSent: c.bytesOut.Load(), BytesReceived: c.bytesIn.Load(),
 		StreamsOpened: c.streamsOut.Load(), StreamsAccepted: c.streamsIn.Load(), StreamsFailed: c.streamsFailed.Load(),
@@ -89,9 +98,6 @@ func (p *Pool) Stats() Stats {
 		RumoursSent: c.rumoursOut.Load(), RumoursHeard: c.rumoursIn.Load(),
 		EventsLost: c.eventsLost.Load(), RumoursLost: c.rumoursLost.Load(),
 		Rejoins: c.rejoins.Load(), ProbesSpared: c.probesSpared.Load(), Drifts: c.drifts.Load(), Refused: map[string]uint64{},
-	}
-	for _, m := range p.Members() {
-		s.Members[m.State]++
 	}
 	for r := range refusalReasons {
 		s.Refused[r.String()] = c.refused[r].Load()

@@ -34,13 +34,20 @@ type stream struct {
 	closed  chan struct{}
 	once    sync.Once
 
+	// Used by the one goroutine that writes: what goes before its first bytes.
+	preface []byte
+
 	// Used by the one goroutine that reads.
 	in  io.Reader // nil until the head has been checked
 	err error
 }
 
 func newStream(t *transport, conn net.Conn, with identity.NodeID, inbound bool) *stream {
-	return &stream{Conn: conn, owner: t, with: with, inbound: inbound, closed: make(chan struct{})}
+	s := &stream{Conn: conn, owner: t, with: with, inbound: inbound, closed: make(chan struct{})}
+	if !inbound {
+		s.preface = t.scope.appendPreface(nil)
+	}
+	return s
 }
 
 // Read implements net.Conn.
@@ -66,9 +73,13 @@ func (s *stream) Read(b []byte) (int, error) {
 
 // Write implements net.Conn.
 func (s *stream) Write(b []byte) (int, error) {
+	before := len(s.preface)
+	if before > 0 {
+		b, s.preface = append(s.preface, b...), nil
+	}
 	n, err := s.Conn.Write(b)
 	s.owner.stats.streamBytesOut.Add(uint64(n))
-	return n, err
+	return max(0, n-before), err
 }
 
 // Close implements net.Conn.

@@ -27,6 +27,6 @@ func (c controlStreams) Open(ctx context.Context, id identity.NodeID) (net.Conn,
 func (c controlStreams) Suspect(id identity.NodeID) { c.host.Suspect(id) }
 
 // serve takes members' streams from the control channel.
-func (p *Pool) serve(host *control.Host) {
-	host.Handle(protocol, control.MembersOnly, func(_ context.Context, s *control.Stream) { p.AcceptStream(s.Peer().ID, s) })
+func (h *Host) serve(c *control.Host) {
+	c.Handle(protocol, control.MembersOnly, func(_ context.Context, s *control.Stream) { h.AcceptStream(s.Peer().ID, s) })
 }

@@ -60,6 +60,9 @@ type transport struct {
 	packets Packets
 	streams Streams
 	peers   *peer.Table
+	scope   Scope
+	fence   *fence
+	strayed func(identity.NodeID) // called with a member that speaks here and does not belong here
 	seal    *seal
 	roster  *roster
 	calm    *calm
@@ -75,7 +78,7 @@ type transport struct {
 	nudges  chan identity.NodeID
 	ctx     context.Context // ends with the transport
 	cancel  context.CancelFunc
-	tasks   sync.WaitGroup // the packet reader and AcceptStream calls
+	tasks   sync.WaitGroup // accept calls
 
 	mu      sync.Mutex // guards what follows
 	live    map[*stream]struct{}
@@ -86,14 +89,14 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-// newTransport returns the transport of a pool, with its packet reader not yet running.
-func newTransport(cfg *Config, s *seal, r *roster, c *counters) *transport {
+// newTransport returns the transport of a pool.
+func newTransport(h *Host, p *Pool) *transport {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &transport{
-		self: cfg.Self, mesh: cfg.Mesh, calm: newCalm(cfg.Profile), address: identity.OverlayIPv6(cfg.Mesh, cfg.Self),
-		packets: cfg.Packets, streams: cfg.Streams, peers: cfg.Peers,
-		seal: s, roster: r, stats: c, log: cfg.Log, timeout: cfg.Profile.StreamTimeout,
-		paths:   newPaths(ctx, cfg.Connect),
+		self: p.self, mesh: p.mesh, calm: newCalm(p.profile), address: identity.OverlayIPv6(p.mesh, p.self),
+		packets: h.cfg.Packets, streams: h.cfg.Streams, peers: p.peers, scope: p.scope, fence: p.fence, strayed: p.strayed,
+		seal: p.seal, roster: p.roster, stats: p.stats, log: p.log, timeout: p.profile.StreamTimeout,
+		paths:   newPaths(ctx, h.cfg.Connect),
 		arrived: make(chan *memberlist.Packet, arrivedMax),
 		inbound: make(chan net.Conn),
 		nudges:  make(chan identity.NodeID, nudgesMax),
@@ -105,35 +108,17 @@ func newTransport(cfg *Config, s *seal, r *roster, c *counters) *transport {
 	}
 }
 
-// run reads packets until the transport is shut down.
-func (t *transport) run() {
-	for {
-		select {
-		case p, ok := <-t.packets.Gossip():
-			if !ok {
-				return
-			}
-			t.arrive(p)
-		case <-t.ctx.Done():
-			return
-		}
-	}
-}
-
-// arrive takes one packet from the underlay to memberlist, or refuses it.
-func (t *transport) arrive(p underlay.GossipPacket) {
+// arrive takes one opened packet from the host to memberlist, or refuses it.
+func (t *transport) arrive(p underlay.GossipPacket, plain []byte) {
 	t.stats.packetsIn.Add(1)
 	t.stats.bytesIn.Add(uint64(len(p.Data)))
-	if !p.FromID.IsZero() && !t.knows(p.FromID) {
-		t.stats.refuse(refusedRevoked)
+	if !p.FromID.IsZero() && !t.fence.lets(p.FromID, time.Now()) {
+		t.stats.refuse(refusedScope)
+		t.strayed(p.FromID)
 		return
 	}
-	plain, err := t.seal.open(p.Data)
+	plain, err := t.takeApart(plain, p.FromID)
 	if err != nil {
-		t.stats.refuse(refusedSeal)
-		return
-	}
-	if plain, err = t.takeApart(plain, p.FromID); err != nil {
 		t.stats.refuse(refusedForm)
 		return
 	}
@@ -187,9 +172,14 @@ func (t *transport) nudge(id identity.NodeID) {
 }
 
 // knows reports whether the node is a member that has not been revoked.
-func (t *transport) knows(id identity.NodeID) bool {
-	e, ok := t.peers.Get(id)
+func knows(peers *peer.Table, id identity.NodeID) bool {
+	e, ok := peers.Get(id)
 	return ok && !e.Revoked
+}
+
+// knows reports whether the node is a member that may be in this pool.
+func (t *transport) knows(id identity.NodeID) bool {
+	return knows(t.peers, id) && t.fence.lets(id, time.Now())
 }
 
 // told remembers which member says of a stranger that it is alive.
@@ -317,7 +307,7 @@ func (t *transport) DialAddressTimeout(addr memberlist.Address, timeout time.Dur
 	if m := t.mirror.Load(); id == t.self && m != nil {
 		return m, nil
 	}
-	if e, ok := t.peers.Get(id); id == t.self || ok && e.Revoked {
+	if e, ok := t.peers.Get(id); id == t.self || ok && (e.Revoked || !t.fence.lets(id, time.Now())) {
 		return nil, errRefused
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, timeout)

@@ -41,9 +41,10 @@ func testKey(t testing.TB, i int) *identity.Key {
 }
 
 var (
-	testMesh = identity.MeshID{1, 2, 3}
-	gossipA  = []byte("the first key of the keyring, 32")
-	gossipB  = []byte("the second key of the keyring 32")
+	testMesh  = identity.MeshID{1, 2, 3}
+	testScope = Scope("home")
+	gossipA   = []byte("the first key of the keyring, 32")
+	gossipB   = []byte("the second key of the keyring 32")
 )
 
 // world is a network in memory: packets with delay and loss, streams that show each side the other's certificate.
@@ -111,23 +112,36 @@ func (w *world) hosts(n int) []*host {
 	return out
 }
 
-func (h *host) config() Config {
-	return Config{
-		Self: h.id, Key: h.key, Mesh: testMesh, Peers: h.table, Packets: h, Streams: h, Keyring: [][]byte{gossipA},
-		Record: peer.Record{Region: "home", Endpoints: []peer.Endpoint{
-			{Addr: netip.MustParseAddrPort("192.0.2.7:51820"), Kind: peer.Local},
-		}},
+// setup is a host with one pool.
+type setup struct {
+	HostConfig
+	Config
+}
+
+func (h *host) config() setup {
+	return setup{
+		HostConfig{
+			Self: h.id, Key: h.key, Mesh: testMesh, Peers: h.table, Packets: h, Streams: h, Keyring: [][]byte{gossipA},
+			Record: peer.Record{Region: "home", Endpoints: []peer.Endpoint{
+				{Addr: netip.MustParseAddrPort("192.0.2.7:51820"), Kind: peer.Local},
+			}},
+		},
+		Config{Scope: testScope},
 	}
 }
 
 // start runs a pool on the machine, with the configuration changed by f if there is one.
-func (h *host) start(f ...func(*Config)) *Pool {
+func (h *host) start(f ...func(*setup)) *Pool {
 	h.w.t.Helper()
 	cfg := h.config()
 	for _, f := range f {
 		f(&cfg)
 	}
-	p, err := New(cfg)
+	g, err := NewHost(cfg.HostConfig)
+	if err != nil {
+		h.w.t.Fatal(err)
+	}
+	p, err := g.Open(cfg.Config)
 	if err != nil {
 		h.w.t.Fatal(err)
 	}
@@ -139,7 +153,7 @@ func (h *host) start(f ...func(*Config)) *Pool {
 // kill takes the machine off the network in the middle of everything.
 func (h *host) kill() {
 	h.up.Store(false)
-	_ = h.pool.Load().Close()
+	_ = h.pool.Load().host.Close()
 	for {
 		select {
 		case <-h.in:
@@ -223,7 +237,7 @@ func (h *host) Open(ctx context.Context, id identity.NodeID) (net.Conn, error) {
 	h.table.Admit(o.member, []byte{1})
 	w.streams.Add(1)
 	ours, theirs := net.Pipe()
-	go o.pool.Load().AcceptStream(h.id, theirs)
+	go o.pool.Load().host.AcceptStream(h.id, theirs)
 	return ours, nil
 }
 
@@ -276,7 +290,7 @@ func whole(hosts []*host) bool {
 }
 
 // startAll starts all hosts and joins each to the first.
-func startAll(t testing.TB, hosts []*host, f ...func(*Config)) {
+func startAll(t testing.TB, hosts []*host, f ...func(*setup)) {
 	t.Helper()
 	for i, h := range hosts {
 		p := h.start(f...)
@@ -291,7 +305,7 @@ func startAll(t testing.TB, hosts []*host, f ...func(*Config)) {
 func closeAll(hosts []*host) {
 	for _, h := range hosts {
 		if p := h.pool.Load(); p != nil {
-			_ = p.Close()
+			_ = p.host.Close()
 		}
 	}
 }

@@ -141,7 +141,7 @@ func (m *membership) spreadVersion(state *coordinator.State) {
 	if !m.news.tell(version, state.Coordinators.Voter(m.node.ID())) {
 		return
 	}
-	if err := m.pool.Rumour(topicState, binary.BigEndian.AppendUint64(nil, version)); err != nil {
+	if err := m.gossip.Rumour(topicState, binary.BigEndian.AppendUint64(nil, version)); err != nil {
 		m.node.log.Debug("rumour not spread", "err", err)
 	}
 }
@@ -152,7 +152,7 @@ func (m *membership) followRumours() {
 		select {
 		case <-m.ctx.Done():
 			return
-		case r := <-m.pool.Rumours():
+		case r := <-m.gossip.Rumours():
 			if r.Topic != topicState || len(r.Payload) != 8 {
 				continue
 			}
@@ -191,7 +191,7 @@ func (m *membership) followGossip() {
 			return
 		case id := <-m.gone:
 			m.dropLeft(id)
-		case e := <-m.pool.Events():
+		case e := <-m.gossip.Events():
 			n.log.Debug("gossip", "peer", e.ID.Short(), "event", e.Kind.String())
 			if e.Kind != gossip.MemberSuspect && e.Kind != gossip.MemberUpdated && m.group.State().Coordinators.Voter(e.ID) {
 				m.group.Refresh()
@@ -346,7 +346,7 @@ func (m *membership) publishRecords() {
 		last = r
 		r.Sequence = m.nextSequence()
 		m.publishInDHT(r)
-		if err := m.pool.SetRecord(r); err != nil && m.ctx.Err() == nil {
+		if err := m.gossip.SetRecord(r); err != nil && m.ctx.Err() == nil {
 			m.node.log.Warn("own record not spread", "err", err)
 		}
 	}

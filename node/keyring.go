@@ -46,7 +46,7 @@ func holds(keys [][]byte, key []byte) bool {
 
 // adoptKeys has gossip use the ledger's keys; with nothing new, it forgets those whose time is over.
 func (m *membership) adoptKeys(ledger [][]byte) {
-	if err := m.pool.SetKeyring(m.keys.use(ledger, time.Now())); err != nil {
+	if err := m.gossip.SetKeyring(m.keys.use(ledger, time.Now())); err != nil {
 		m.node.log.Warn("gossip keys not changed", "err", err)
 	}
 }

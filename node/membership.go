@@ -29,6 +29,7 @@ type membership struct {
 
 	// Constant after assemble.
 	reach     *reach.Reach
+	gossip    *gossip.Host
 	pool      *gossip.Pool
 	dht       atomic.Pointer[dht.DHT] // nil: --no-dht
 	plane     *dataplane.Plane
@@ -294,10 +295,14 @@ func (m *membership) startGossip(state *coordinator.State) (err error) {
 	for _, h := range n.book.All() {
 		n.socket.Hint(h.ID, h.Addrs)
 	}
-	m.pool, err = gossip.New(gossip.Config{
+	m.gossip, err = gossip.NewHost(gossip.HostConfig{
 		Self: n.ID(), Key: n.key, Mesh: state.Mesh.ID, Peers: n.peers, Packets: n.socket, Control: n.control, Connect: n.socket.Connect,
-		Keyring: state.Keyring.Keys, Profile: profile, Record: m.record(), Rand: n.cfg.Rand, Log: n.log,
+		Keyring: state.Keyring.Keys, Record: m.record(), Rand: n.cfg.Rand, Log: n.log,
 	})
+	if err != nil {
+		return err
+	}
+	m.pool, err = m.gossip.Open(gossip.Config{Scope: gossip.Wide, Profile: profile})
 	return err
 }
 
@@ -314,8 +319,8 @@ func (m *membership) close(ctx context.Context) {
 	if m.plane != nil {
 		m.plane.Close()
 	}
-	if m.pool != nil {
-		m.pool.Close()
+	if m.gossip != nil {
+		m.gossip.Close()
 	}
 	m.closeDHT()
 	if m.reach != nil {
@@ -340,12 +345,12 @@ func (m *membership) sayGoodbye(ctx context.Context) {
 	if err := m.group.Handover(handover); err != nil {
 		m.node.log.Warn("duties not handed over", "err", err)
 	}
-	if m.pool == nil {
+	if m.gossip == nil {
 		return
 	}
 	farewell, cancel := context.WithTimeout(ctx, farewellMax)
 	defer cancel()
-	if err := m.pool.Leave(farewell); err != nil {
+	if err := m.gossip.Leave(farewell); err != nil {
 		m.node.log.Debug("leaving unheard", "err", err)
 	}
 }

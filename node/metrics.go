@@ -133,7 +133,7 @@ type emitGauge func(d *prometheus.Desc, v float64, labels ...string)
 type emitCount func(d *prometheus.Desc, v uint64, labels ...string)
 
 func (m *membership) collect(gauge emitGauge, count emitCount) {
-	g := m.pool.Stats()
+	g := m.gossip.Stats()
 	for _, state := range []peer.State{peer.Alive, peer.Suspect, peer.Dead, peer.Left} {
 		gauge(descMembers, float64(g.Members[state]), state.String())
 	}

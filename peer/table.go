@@ -52,7 +52,7 @@ type Entry struct {
 	// Record is what the node last said of itself; zero unless HasRecord.
 	Record    Record
 	HasRecord bool
-	// State is gossip's verdict and Since when it was reached.
+	// State is gossip's verdict and Since when it was reached: of several that differ, the best (verdict.go).
 	State State
 	Since time.Time
 }
@@ -80,7 +80,10 @@ type Table struct {
 }
 
 // slot is the place of one node in the indexes.
-type slot struct{ entry atomic.Pointer[Entry] }
+type slot struct {
+	entry    atomic.Pointer[Entry]
+	verdicts []verdict // guarded by the table's mu
+}
 
 // listing is the sorted content of the table at a version.
 type listing struct {
@@ -199,20 +202,6 @@ func (t *Table) Update(r Record) bool {
 	s.entry.Store(&entry)
 	t.changedLocked()
 	return true
-}
-
-// SetState enters gossip's verdict on a member, reached at now. A verdict that changes nothing keeps the time of the first.
-func (t *Table) SetState(id identity.NodeID, state State, now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.slot(id)
-	if s == nil || s.entry.Load().State == state {
-		return
-	}
-	entry := *s.entry.Load()
-	entry.State, entry.Since = state, now
-	s.entry.Store(&entry)
-	t.changedLocked()
 }
 
 // Get returns the member with the ID, revoked or not.

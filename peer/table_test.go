@@ -278,3 +278,43 @@ func BenchmarkByKey(b *testing.B) {
 		}
 	}
 }
+
+func TestWhoIsAliveToOneSourceIsAlive(t *testing.T) {
+	table, a := NewTable(identity.NodeID{}), member(1, "atlas", "10.86.0.1")
+	table.Admit(a, nil)
+	id := a.NodeID()
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	for i, c := range []struct {
+		source string
+		says   State
+		want   State
+		since  int
+	}{
+		{"east", Alive, Alive, 1},
+		{"wide", Alive, Alive, 1},
+		{"wide", Suspect, Alive, 1},
+		{"wide", Dead, Alive, 1},
+		{"bulletin", Dead, Alive, 1},
+		{"east", Suspect, Suspect, 6},
+		{"east", Left, Left, 7},
+		{"bulletin", Left, Left, 7},
+		{"wide", Alive, Alive, 9},
+		{"wide", Unknown, Left, 10},
+		{"bulletin", Unknown, Left, 10},
+		{"east", Unknown, Unknown, 12},
+	} {
+		table.Report(c.source, id, c.says, at(i+1))
+		if e, _ := table.Get(id); e.State != c.want || !e.Since.Equal(at(c.since)) {
+			t.Errorf("step %d: %s says %v: %v since %v, want %v since %d", i+1, c.source, c.says, e.State, e.Since.Unix(), c.want, c.since)
+		}
+	}
+	table.Report("east", id, Dead, at(20))
+	table.Report("wide", id, Alive, at(21))
+	if got := table.Verdict("east", id); got != Dead {
+		t.Errorf("east says %v", got)
+	}
+	table.Retract("wide", at(22))
+	if e, _ := table.Get(id); e.State != Dead || !e.Since.Equal(at(22)) {
+		t.Errorf("after one was taken back: %v since %v", e.State, e.Since.Unix())
+	}
+}
