@@ -80,7 +80,7 @@ func (g *greeting) finish() (verdict, error) {
 	if err := readHello(g.stream, &theirs, g.want); err != nil {
 		return verdict{}, err
 	}
-	return judge{self: h.self, want: g.want, trust: g.creds.trust, now: time.Now()}.decide(theirs, g.theirs)
+	return judge{self: h.self, want: g.want, trust: g.creds.trust, now: h.cfg.Now()}.decide(theirs, g.theirs)
 }
 
 // receive takes the dialer's hello on an incoming connection and answers with ours.

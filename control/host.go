@@ -54,7 +54,8 @@ type Config struct {
 	Member func(identity.NodeID) bool
 	// KeepAlive is the period of QUIC keep-alives, none if zero: idle connections then end after a minute.
 	KeepAlive time.Duration
-	Rand      io.Reader // default crypto/rand
+	Rand      io.Reader        // default crypto/rand
+	Now       func() time.Time // what the machine believes the time to be, which may be set; default time.Now
 	Log       *slog.Logger
 }
 
@@ -150,6 +151,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Member == nil {
 		cfg.Member = func(identity.NodeID) bool { return false }
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader

@@ -59,7 +59,7 @@ type credentials struct {
 }
 
 func (h *Host) credentials() credentials {
-	return credentials{chain: h.cfg.Chain(), trust: h.cfg.Trust(), now: time.Now()}
+	return credentials{chain: h.cfg.Chain(), trust: h.cfg.Trust(), now: h.cfg.Now()}
 }
 
 // current reports whether the connection was made with what we have now: one from before our enrolment does not count, nor one

@@ -23,10 +23,10 @@ func DecideIssuers(s *State, o Observation) []Proposal {
 			continue
 		}
 		done[id] = true
-		depth, issuer := s.trust.IssuerDepth(id, o.Now)
+		depth, issuer := s.trust.IssuerDepth(id, o.Wall)
 		signer, gives, ok := signerFor(s, o)
 		switch {
-		case !ok || (issuer && depth >= gives && !(depth == gives && ending(s, id, o.Now))):
+		case !ok || (issuer && depth >= gives && !(depth == gives && ending(s, id, o.Wall))):
 		case issuer && !slices.Contains(o.Voters, id):
 			// A leaf is enough until it has its vote.
 		default:
@@ -55,7 +55,7 @@ func signerFor(s *State, o Observation) (signer identity.NodeID, depth uint8, ok
 		parents = append(parents, i.ID)
 	}
 	for _, id := range parents {
-		if d, issuer := s.trust.IssuerDepth(id, o.Now); issuer && d >= certificate.DepthParent && usable(id) {
+		if d, issuer := s.trust.IssuerDepth(id, o.Wall); issuer && d >= certificate.DepthParent && usable(id) {
 			return id, certificate.DepthLeaf, true
 		}
 	}

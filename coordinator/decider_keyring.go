@@ -28,7 +28,7 @@ func DecideKeyring(s *State, o Observation) []Proposal {
 	case out && len(k.Keys) <= maxAnnounced:
 		return []Proposal{{Action: AnnounceKey, Node: gone, Why: "knew the gossip key and is out"}}
 	case len(k.Keys) == 1:
-		if worn(s, o.Now) {
+		if worn(s, o.Wall) {
 			return []Proposal{{Action: AnnounceKey, Node: o.Self, Why: "every certificate is newer than the gossip key"}}
 		}
 		return nil

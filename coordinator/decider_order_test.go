@@ -38,7 +38,7 @@ func TestVotersAreReachableAndSpreadOverRegions(t *testing.T) {
 			for _, i := range c.young {
 				d.o.Alive[testKey(i).ID()] = day0.Add(time.Second)
 			}
-			d.o.Now = day0.Add(time.Minute)
+			d.o.Now, d.o.Wall = day0.Add(time.Minute), day0.Add(time.Minute)
 			got := ""
 			for _, id := range successors(d.ledger.state, d.o) {
 				if got != "" {
@@ -63,7 +63,7 @@ func TestASurplusVoterBehindAHardNATGoesFirst(t *testing.T) {
 		}
 	}
 	d.o.Poor = map[identity.NodeID]bool{testKey(1).ID(): true}
-	d.o.Now = day0.Add(time.Minute)
+	d.o.Now, d.o.Wall = day0.Add(time.Minute), day0.Add(time.Minute)
 	if p, ok := removeSurplus(d.ledger.state, d.o); !ok || p.Node != testKey(1).ID() {
 		t.Errorf("%v %s", ok, d.name(p.Node))
 	}

@@ -134,7 +134,7 @@ func TestTheBestOfARegionIsElected(t *testing.T) {
 				d.o.Gone[testKey(i).ID()] = day0
 			}
 			d.o.Poor, d.o.Silent, d.o.Yielding = set(c.poor), set(c.silent), set(c.yielding)
-			d.o.Now = day0.Add(time.Minute)
+			d.o.Now, d.o.Wall = day0.Add(time.Minute), day0.Add(time.Minute)
 			for _, p := range DecideRegions(d.ledger.state, d.o) {
 				d.carryOut(p)
 			}

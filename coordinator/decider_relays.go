@@ -157,7 +157,7 @@ func surplus(s *State, o Observation, region string, serving []Relay) (Proposal,
 			youngest = r
 		}
 	}
-	if o.Now.Sub(youngest.Since) < relayTenure {
+	if o.Wall.Sub(youngest.Since) < relayTenure {
 		return Proposal{}, false
 	}
 	return youngest.dismissal("the others are enough"), true

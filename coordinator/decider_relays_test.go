@@ -113,7 +113,7 @@ func TestRelaysAreNearSpreadAndEnough(t *testing.T) {
 			d.place("east", 4, 5)
 			d.offer(c.offers)
 			d.busy(true, c.busy...)
-			d.o.Now = day0.Add(time.Hour)
+			d.o.Now, d.o.Wall = day0.Add(time.Hour), day0.Add(time.Hour)
 			for i := range 6 {
 				d.o.Alive[testKey(i).ID()] = day0.Add(time.Duration(i) * time.Second)
 			}

@@ -14,7 +14,7 @@ import (
 // later does not.
 func DecideRenewal(s *State, o Observation) []Proposal {
 	var out []Proposal
-	if _, issuer := s.trust.IssuerDepth(o.Self, o.Now); !issuer {
+	if _, issuer := s.trust.IssuerDepth(o.Self, o.Wall); !issuer {
 		return nil // what this leader signs, nobody takes: its own issuer was revoked
 	}
 	outcast := revokedIssuers(s)
@@ -23,9 +23,9 @@ func DecideRenewal(s *State, o Observation) []Proposal {
 			continue
 		}
 		switch {
-		case o.Now.After(renewAt(m)) && (o.alive(m.ID) || m.ID == o.Self):
+		case o.Wall.After(renewAt(m)) && (o.alive(m.ID) || m.ID == o.Self):
 			out = append(out, Proposal{Action: Reissue, Node: m.ID, Why: "nearly two thirds of its life are over"})
-		case betrayed(m, outcast) && !o.Now.After(m.Certificate.NotAfter):
+		case betrayed(m, outcast) && !o.Wall.After(m.Certificate.NotAfter):
 			out = append(out, Proposal{Action: Reissue, Node: m.ID, Why: "its issuer was revoked"})
 		}
 	}

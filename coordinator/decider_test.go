@@ -93,7 +93,7 @@ func (d *decisions) names(list []identity.NodeID) string {
 func (d *decisions) run(seconds int) {
 	for range seconds {
 		d.now = d.now.Add(time.Second)
-		d.o.Now = d.now
+		d.o.Now, d.o.Wall = d.now, d.now
 		for _, decider := range Deciders {
 			for _, p := range decider.Decide(d.ledger.state, d.o) {
 				d.carryOut(p)

@@ -103,7 +103,7 @@ func recentlyGone(o Observation) bool {
 
 func stageSuccessor(s *State, o Observation) (Proposal, bool) {
 	for _, id := range successors(s, o) {
-		if !slices.Contains(o.Staged, id) && s.MaySpeakRaft(id, o.Now) {
+		if !slices.Contains(o.Staged, id) && s.MaySpeakRaft(id, o.Wall) {
 			return Proposal{Action: Stage, Node: id, Why: "to become a voter"}, true
 		}
 	}
@@ -113,7 +113,7 @@ func stageSuccessor(s *State, o Observation) (Proposal, bool) {
 // stageStandby comes last: a change of the voters is more urgent.
 func stageStandby(s *State, o Observation) (Proposal, bool) {
 	for _, id := range standby(s, o) {
-		if !slices.Contains(o.Staged, id) && s.MaySpeakRaft(id, o.Now) {
+		if !slices.Contains(o.Staged, id) && s.MaySpeakRaft(id, o.Wall) {
 			return Proposal{Action: Stage, Node: id, Why: "to stand by"}, true
 		}
 	}
@@ -124,7 +124,7 @@ func stageStandby(s *State, o Observation) (Proposal, bool) {
 func replaceOrPromote(s *State, o Observation) (Proposal, bool) {
 	next := successors(s, o)
 	ready := slices.DeleteFunc(slices.Clone(next), func(id identity.NodeID) bool {
-		return !o.CaughtUp[id] || !slices.Contains(o.Staged, id) || !s.MaySpeakRaft(id, o.Now)
+		return !o.CaughtUp[id] || !slices.Contains(o.Staged, id) || !s.MaySpeakRaft(id, o.Wall)
 	})
 	if len(next) == 0 || len(ready) < len(next) {
 		return Proposal{}, false
@@ -174,7 +174,7 @@ func pending(s *State, o Observation) bool {
 func fillable(s *State, o Observation) bool {
 	o.Unwilling = nil // who gave no signature just now may give one soon
 	_, _, signable := signerFor(s, o)
-	return slices.ContainsFunc(successors(s, o), func(id identity.NodeID) bool { return signable || s.MaySpeakRaft(id, o.Now) })
+	return slices.ContainsFunc(successors(s, o), func(id identity.NodeID) bool { return signable || s.MaySpeakRaft(id, o.Wall) })
 }
 
 // removeSurplus makes an even group odd again when all of it is alive and nobody is there to fill it up.

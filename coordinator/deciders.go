@@ -10,8 +10,11 @@ import (
 
 // Observation is what the leader sees beside the ledger, at one moment.
 type Observation struct {
-	Self   identity.NodeID
+	Self identity.NodeID
+	// Now is what this process's own clock says, which goes on evenly: what was seen here is counted in it. Wall is what the machine believes the
+	// time to be, and may be set: what is in the ledger is compared with it.
 	Now    time.Time
+	Wall   time.Time
 	Timing Timing
 	Voters []identity.NodeID // of raft's latest configuration, sorted
 	Staged []identity.NodeID // receive the log but have no vote yet, sorted
@@ -142,7 +145,7 @@ func candidates(s *State, o Observation) []identity.NodeID {
 		return cmp.Or(
 			falseFirst(o.Poor[a], o.Poor[b]),
 			cmp.Compare(crowd[s.RegionOf(a)], crowd[s.RegionOf(b)]),
-			falseFirst(!s.MaySpeakRaft(a, o.Now), !s.MaySpeakRaft(b, o.Now)),
+			falseFirst(!s.MaySpeakRaft(a, o.Wall), !s.MaySpeakRaft(b, o.Wall)),
 			o.Alive[a].Compare(o.Alive[b]))
 	}
 	for i := range min(len(out), candidatesMax) {

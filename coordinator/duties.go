@@ -86,7 +86,7 @@ func (g *Group) tendReplica() *replica {
 	if r == nil {
 		defer g.mu.Unlock()
 		var damaged *DamagedError // does not heal by itself
-		if g.fault != nil && !g.retiring && !errors.As(g.fault, &damaged) && !g.closed && !g.forgotten && !g.cfg.Now().Before(g.reopenAt) {
+		if g.fault != nil && !g.retiring && !errors.As(g.fault, &damaged) && !g.closed && !g.forgotten && !time.Now().Before(g.reopenAt) {
 			r, _ = g.reopenLocked()
 		}
 		return r
@@ -100,7 +100,7 @@ func (g *Group) tendReplica() *replica {
 		}
 		return r
 	}
-	g.replica, g.fault, g.reopenAt = nil, err, g.cfg.Now().Add(reopenAfter)
+	g.replica, g.fault, g.reopenAt = nil, err, time.Now().Add(reopenAfter)
 	g.mu.Unlock()
 	g.cfg.Log.Error("coordinator: this node's replica of the ledger has cut itself off, trying again from disk"+diskHint(err), "err", err)
 	g.keepView(r)
@@ -136,7 +136,7 @@ func (g *Group) follow(r *replica) {
 // confirmRemoval asks who leads, and when a leader that has a majority behind it, of no lower term than ours, does not count this
 // node among voters or staged, it wipes the replica. The state stays: this node is a plain member then.
 func (g *Group) confirmRemoval(term uint64) {
-	now := g.cfg.Now()
+	now := time.Now()
 	if now.Sub(g.watch.askedAt) < confirmEvery {
 		return
 	}
@@ -257,14 +257,14 @@ func (w *watcher) forgetSight() {
 
 // observeMesh brings the watcher up to date and returns what the deciders see.
 func (g *Group) observeMesh(r *replica) Observation {
-	w, now := &g.watch, g.cfg.Now()
+	w, now := &g.watch, time.Now()
 	if w.alive == nil {
 		w.alive, w.gone, w.poor = map[identity.NodeID]time.Time{}, map[identity.NodeID]time.Time{}, map[identity.NodeID]time.Time{}
 	}
 	if w.unwilling == nil {
 		w.unwilling = map[identity.NodeID]time.Time{}
 	}
-	o := Observation{Self: g.self, Now: now, Timing: g.cfg.Timing, Alive: w.alive, Gone: w.gone,
+	o := Observation{Self: g.self, Now: now, Wall: g.cfg.Now(), Timing: g.cfg.Timing, Alive: w.alive, Gone: w.gone,
 		CaughtUp: map[identity.NodeID]bool{}, Unwilling: map[identity.NodeID]bool{}, Poor: map[identity.NodeID]bool{}, PoorSince: w.poor,
 		Offers: map[identity.NodeID]Offer{}}
 	o.Voters, o.Staged = r.servers()
@@ -366,7 +366,7 @@ type signRequest struct {
 func (g *Group) grantIssuer(ctx context.Context, r *replica, p Proposal) error {
 	raw, err := g.signedIssuer(ctx, p)
 	if err != nil {
-		g.watch.unwilling[p.Signer] = g.cfg.Now()
+		g.watch.unwilling[p.Signer] = time.Now()
 		return err
 	}
 	command, err := g.author().Issuer(raw)
@@ -377,7 +377,7 @@ func (g *Group) grantIssuer(ctx context.Context, r *replica, p Proposal) error {
 	var refusal *Refused
 	if errors.As(err, &refusal) {
 		// What the ledger does not take from this signer now (its clock may be wrong), it will not take in the next moment either.
-		g.watch.unwilling[p.Signer] = g.cfg.Now()
+		g.watch.unwilling[p.Signer] = time.Now()
 	}
 	if errors.Is(err, errConflict) {
 		return nil

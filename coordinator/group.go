@@ -30,7 +30,7 @@ type Config struct {
 	Peers   *peer.Table
 	Dir     string // the node's state folder; the group keeps to Dir/mesh
 	Rand    io.Reader
-	Now     func() time.Time
+	Now     func() time.Time // what the machine believes the time to be; nil: time.Now. What is only waited for goes by package time
 	Log     *slog.Logger
 	Timing  Timing // zero: LAN()
 	// Alive is gossip's view of a node. Nil: everybody in the table of peers that gossip calls alive.
@@ -188,7 +188,7 @@ func (g *Group) openReplica() (*replica, error) {
 		return nil, fmt.Errorf("coordinator: write %s: %w", filepath.Join(g.mesh, voterName), err)
 	}
 	return openReplica(replicaConfig{
-		lineage: g.state.Load().Lineage(), self: g.self, dir: filepath.Join(g.mesh, raftName), timing: g.cfg.Timing, log: g.cfg.Log, now: g.cfg.Now,
+		lineage: g.state.Load().Lineage(), self: g.self, dir: filepath.Join(g.mesh, raftName), timing: g.cfg.Timing, log: g.cfg.Log,
 		open: func(ctx context.Context, id identity.NodeID) (Stream, error) {
 			return g.cfg.Streams.Open(ctx, id, ProtocolRaft)
 		},

@@ -69,7 +69,7 @@ const handoverPoll = 20 * time.Millisecond
 // lendVote makes another member the second voter of a group of one. It returns zero if nobody is there.
 func (g *Group) lendVote(ctx context.Context, r *replica) (identity.NodeID, error) {
 	s := g.ledgerState(r)
-	o := Observation{Self: g.self, Now: g.cfg.Now(), Voters: []identity.NodeID{g.self}, Alive: map[identity.NodeID]time.Time{g.self: {}}}
+	o := Observation{Self: g.self, Now: time.Now(), Wall: g.cfg.Now(), Voters: []identity.NodeID{g.self}, Alive: map[identity.NodeID]time.Time{g.self: {}}}
 	for _, m := range s.Members {
 		if m.ID != g.self && m.Status == Active && g.cfg.Alive(m.ID) {
 			o.Alive[m.ID] = time.Time{}
@@ -90,7 +90,7 @@ func (g *Group) lendVote(ctx context.Context, r *replica) (identity.NodeID, erro
 }
 
 func (g *Group) lendTo(ctx context.Context, r *replica, s *State, o Observation, id identity.NodeID) error {
-	if !s.MaySpeakRaft(id, o.Now) {
+	if !s.MaySpeakRaft(id, o.Wall) {
 		signer, depth, ok := signerFor(s, o)
 		if !ok || signer != g.self {
 			return errors.New("this node cannot make another one an issuer")
@@ -130,7 +130,7 @@ func (g *Group) executeResign(ctx context.Context, r *replica, asker identity.No
 	if !contains(voters, asker) && !contains(staged, asker) {
 		return nil, nil
 	}
-	o := Observation{Self: g.self, Now: g.cfg.Now(), Alive: map[identity.NodeID]time.Time{}}
+	o := Observation{Self: g.self, Now: time.Now(), Wall: g.cfg.Now(), Alive: map[identity.NodeID]time.Time{}}
 	for _, id := range voters {
 		if id == g.self || !r.contact.fails(id, 0) {
 			o.Alive[id] = time.Time{}

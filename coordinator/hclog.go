@@ -27,7 +27,6 @@ const (
 )
 
 type quiet struct {
-	now  func() time.Time
 	mu   sync.Mutex
 	last map[string]time.Time
 }
@@ -35,7 +34,7 @@ type quiet struct {
 func (q *quiet) allow(msg string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	now := q.now()
+	now := time.Now()
 	if at, ok := q.last[msg]; ok && now.Sub(at) < repeatAfter {
 		return false
 	}
@@ -46,8 +45,8 @@ func (q *quiet) allow(msg string) bool {
 	return true
 }
 
-func newRaftLog(l *slog.Logger, now func() time.Time) *raftLog {
-	return &raftLog{slog: l.With("protocol", ProtocolRaft), name: "raft", quiet: &quiet{now: now, last: map[string]time.Time{}}}
+func newRaftLog(l *slog.Logger) *raftLog {
+	return &raftLog{slog: l.With("protocol", ProtocolRaft), name: "raft", quiet: &quiet{last: map[string]time.Time{}}}
 }
 
 func (l *raftLog) level(level hclog.Level) slog.Level {

@@ -289,7 +289,7 @@ func TestRevokedIssuerKeepsWhomItAdmitted(t *testing.T) {
 		if _, err := ledger.state.trust.VerifyMember(evil, day0); !errors.Is(err, certificate.ErrUntrustedIssuer) {
 			t.Errorf("the revoked issuer still makes members: %v", err)
 		}
-		if p := DecideRenewal(ledger.state, Observation{Self: one.ID, Now: day0}); len(p) != 1 || p[0].Node != one.ID {
+		if p := DecideRenewal(ledger.state, Observation{Self: one.ID, Now: day0, Wall: day0}); len(p) != 1 || p[0].Node != one.ID {
 			t.Errorf("its certificate is not renewed: %v", p)
 		}
 	}

@@ -183,7 +183,7 @@ const heraldEvery = 2 * time.Second
 
 // herald tells the coordinators of before the recovery that it has been.
 func (g *Group) herald(r *replica) {
-	w, now := &g.watch, g.cfg.Now()
+	w, now := &g.watch, time.Now()
 	recovery := g.ledgerState(r).Recovery
 	if recovery == nil || now.Sub(w.heraldedAt) < heraldEvery {
 		return

@@ -279,7 +279,7 @@ func (g *Group) executeYield(ctx context.Context, r *replica, asker identity.Nod
 	if _, _, ok := g.ledgerState(r).Coordinates(asker); !ok {
 		return nil, nil
 	}
-	g.yielding.Store(asker, g.cfg.Now())
+	g.yielding.Store(asker, time.Now())
 	poke(g.wake)
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.Timing.RPC)
 	defer cancel()

@@ -52,7 +52,7 @@ func (g *Group) executeMoveRegion(ctx context.Context, r *replica, asker identit
 		return nil, notARegion(b.Region)
 	case s.RegionOf(asker) == b.Region:
 		return nil, nil
-	case !g.moves.allow(asker, g.cfg.Now()):
+	case !g.moves.allow(asker, time.Now()):
 		return nil, refuse(RefusedNotAllowed, "this machine has changed its region too often; it may again in %s", moveEvery)
 	}
 	c := change{asker, "moved from " + s.RegionOf(asker) + " to " + b.Region, func(m *certificate.Member) { m.Region = b.Region }}

@@ -45,9 +45,11 @@ const (
 
 // Renewal is how this node's last attempt to have its certificate renewed went.
 type Renewal struct {
-	At   time.Time
+	At   time.Time       // by the machine's clock
 	From identity.NodeID // who answered; zero: nobody did
 	Err  error           // nil: it has a new one
+
+	tried time.Time // At, by the process's own clock, which nobody sets
 }
 
 // Renewal returns the last attempt; nil if there is no need.
@@ -139,7 +141,7 @@ func (g *Group) stayValid() {
 			continue
 		}
 		ended := now.After(m.Certificate.NotAfter)
-		if since := sinceAttempt(last, now); ended && since < renewAgain || !ended && since < renewEarly {
+		if since := sinceAttempt(last); ended && since < renewAgain || !ended && since < renewEarly {
 			wait = min(wait, renewAgain)
 			continue
 		}
@@ -150,11 +152,11 @@ func (g *Group) stayValid() {
 }
 
 // sinceAttempt is how long ago the last attempt was, without end if there was none.
-func sinceAttempt(last *Renewal, now time.Time) time.Duration {
+func sinceAttempt(last *Renewal) time.Duration {
 	if last == nil {
 		return math.MaxInt64
 	}
-	return now.Sub(last.At)
+	return time.Since(last.tried)
 }
 
 // lateAt is from when on a node no longer relies on the leader to renew its certificate.
@@ -205,7 +207,7 @@ func (g *Group) renewalRequest(req invitation.Request) ([]byte, error) {
 
 // renewedBy takes an answer over, or notes why there is none.
 func (g *Group) renewedBy(ctx context.Context, answer Answer, from identity.NodeID, err error) error {
-	g.renewal.Store(&Renewal{At: g.cfg.Now(), From: from, Err: err})
+	g.renewal.Store(&Renewal{At: g.cfg.Now(), From: from, Err: err, tried: time.Now()})
 	defer poke(g.news)
 	if err != nil {
 		g.cfg.Log.Warn("coordinator: this node's certificate was not renewed", "err", err)

@@ -228,7 +228,7 @@ func TestRenewalOnPaper(t *testing.T) {
 	}
 	due := map[string]time.Duration{}
 	for age := time.Duration(0); age < 21*aDay; age += time.Hour {
-		d.o.Now = day0.Add(age)
+		d.o.Now, d.o.Wall = day0.Add(age), day0.Add(age)
 		for _, p := range DecideRenewal(d.ledger.state, d.o) {
 			if _, seen := due[d.name(p.Node)]; !seen {
 				due[d.name(p.Node)] = age

@@ -68,7 +68,6 @@ type replicaConfig struct {
 	dir     string // raft/
 	timing  Timing
 	log     *slog.Logger
-	now     func() time.Time
 	open    func(context.Context, identity.NodeID) (Stream, error)
 	changed func(*State)
 	wake    func() // leadership or contact changed; must not block
@@ -88,7 +87,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	logger := newRaftLog(c.log, c.now)
+	logger := newRaftLog(c.log)
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(c.dir, snapshotsKept, logger)
 	if err != nil {
 		store.Close()

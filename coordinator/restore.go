@@ -232,7 +232,7 @@ func seedReplica(dir string, ledger *Ledger, self identity.NodeID, term uint64, 
 	if err := errors.Join(store.SetUint64([]byte(currentTermKey), term), store.Close()); err != nil {
 		return err
 	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, newRaftLog(slog.New(slog.DiscardHandler), time.Now))
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, newRaftLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return err
 	}

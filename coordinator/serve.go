@@ -173,7 +173,7 @@ func (g *Group) replicaFor() (*replica, error) {
 		return nil, errForgotten
 	case g.replica != nil:
 		return g.replica, nil
-	case g.cfg.Now().Before(g.reopenAt):
+	case time.Now().Before(g.reopenAt):
 		return nil, errFenced
 	}
 	return g.reopenLocked()
@@ -182,7 +182,7 @@ func (g *Group) replicaFor() (*replica, error) {
 func (g *Group) reopenLocked() (*replica, error) {
 	r, err := g.openReplica()
 	if g.fault = err; err != nil {
-		g.reopenAt = g.cfg.Now().Add(reopenAfter)
+		g.reopenAt = time.Now().Add(reopenAfter)
 		return nil, err
 	}
 	g.replica = r

@@ -63,6 +63,7 @@ type BookConfig struct {
 	Path string
 	// Disk is OSDisk if nil.
 	Disk Disk
+	Now  func() time.Time // what the machine believes the time to be; nil: time.Now
 	Log  *slog.Logger
 }
 
@@ -70,6 +71,7 @@ type BookConfig struct {
 type Book struct {
 	path   string
 	disk   Disk
+	now    func() time.Time
 	log    *slog.Logger
 	wake   chan struct{} // has a token when there is something to write
 	ctx    context.Context
@@ -89,9 +91,12 @@ var _ Finder = (*Book)(nil)
 // OpenBook reads the book, or begins an empty one if there is no file. With a [*DamagedError] the book is returned too, empty and
 // good to use; with any other error it is nil.
 func OpenBook(cfg BookConfig) (*Book, error) {
-	b := &Book{path: cfg.Path, disk: cfg.Disk, log: cfg.Log, wake: make(chan struct{}, 1), entries: map[identity.NodeID]Entry{}}
+	b := &Book{path: cfg.Path, disk: cfg.Disk, now: cfg.Now, log: cfg.Log, wake: make(chan struct{}, 1), entries: map[identity.NodeID]Entry{}}
 	if b.disk == nil {
 		b.disk = OSDisk{}
+	}
+	if b.now == nil {
+		b.now = time.Now
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
@@ -142,7 +147,10 @@ func (b *Book) Note(id identity.NodeID, addrs []netip.AddrPort, seen time.Time) 
 	defer b.mu.Unlock()
 	old, known := b.entries[id]
 	if known && seen.Before(old.Seen) {
-		return
+		if !old.Seen.After(b.now().Add(seenStep)) {
+			return
+		}
+		old.Seen = time.Time{} // the clock was ahead then, and must not keep all that is seen out until its date comes
 	}
 	if len(addrs) == 0 {
 		addrs = old.Addrs

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -361,4 +362,19 @@ func FuzzBook(f *testing.F) {
 			t.Fatalf("accepted %x, which is written as %x (%v)", raw, again, err)
 		}
 	})
+}
+
+func TestAClockThatWasAheadDoesNotKeepLaterSightingsOut(t *testing.T) {
+	clock := then.Add(90 * 24 * time.Hour)
+	b, err := OpenBook(BookConfig{Path: filepath.Join(t.TempDir(), "addresses"), Now: func() time.Time { return clock }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	b.Note(id(1), addrs("192.0.2.1:1"), clock)
+	clock = then // somebody has put it right
+	b.Note(id(1), addrs("192.0.2.9:9"), clock)
+	if got := b.All(); len(got) != 1 || !slices.Equal(got[0].Addrs, addrs("192.0.2.9:9")) {
+		t.Fatalf("the book goes on with what it noted in a time that has not come: %v", got)
+	}
 }

@@ -67,8 +67,8 @@ func newAdmission(self identity.NodeID, mesh identity.MeshID, peers *peer.Table,
 	}
 }
 
-// judge returns the record of a node that memberlist is about to hold alive, or why it must not.
-func (a *admission) judge(n *memberlist.Node, now time.Time) (record peer.Record, why refusal, ok bool) {
+// judge returns the record of a node that memberlist is about to hold alive, or why it must not. wall is by the machine's clock, now by our own.
+func (a *admission) judge(n *memberlist.Node, wall, now time.Time) (record peer.Record, why refusal, ok bool) {
 	id, err := identity.ParseNodeID(n.Name)
 	if err != nil || !a.standsAt(id, n) {
 		return peer.Record{}, refusedName, false
@@ -82,7 +82,7 @@ func (a *admission) judge(n *memberlist.Node, now time.Time) (record peer.Record
 		return peer.Record{}, refusedStranger, false
 	case e.Revoked:
 		return peer.Record{}, refusedRevoked, false
-	case now.After(e.Member.NotAfter.Add(clockSkew)):
+	case wall.After(e.Member.NotAfter.Add(clockSkew)):
 		return peer.Record{}, refusedExpired, false
 	case !a.fence.lets(id, now):
 		return peer.Record{}, refusedScope, false
@@ -178,7 +178,7 @@ type arrival struct {
 }
 
 // arrivals takes from the pending nodes those that are members now.
-func (a *admission) arrivals(now time.Time) []arrival {
+func (a *admission) arrivals(wall, now time.Time) []arrival {
 	a.mu.Lock()
 	waiting := make(map[identity.NodeID]*pendingClaim, len(a.pending))
 	for id, p := range a.pending {
@@ -188,7 +188,7 @@ func (a *admission) arrivals(now time.Time) []arrival {
 	var out []arrival
 	for id, p := range waiting {
 		e, ok := a.peers.Get(id)
-		if !ok || !e.Revoked && (now.After(e.Member.NotAfter.Add(clockSkew)) || !a.fence.lets(id, now)) {
+		if !ok || !e.Revoked && (wall.After(e.Member.NotAfter.Add(clockSkew)) || !a.fence.lets(id, now)) {
 			continue
 		}
 		a.mu.Lock()

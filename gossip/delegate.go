@@ -44,7 +44,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 		return nil
 	}
 	now := time.Now()
-	_, why, ok := p.admission.judge(n, now)
+	_, why, ok := p.admission.judge(n, p.host.cfg.Now(), now)
 	if ok {
 		return nil
 	}

@@ -42,7 +42,9 @@ type HostConfig struct {
 	Record peer.Record
 	// Rand is where nonces come from.
 	Rand io.Reader
-	Log  *slog.Logger
+	// Now is what the machine believes the time to be, which may be set; default time.Now.
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Host is this node's gossip: the pools it takes part in, side by side. It reads the packets and streams that come and gives each to the pool
@@ -77,7 +79,7 @@ func NewHost(cfg HostConfig) (*Host, error) {
 	h := &Host{cfg: cfg, log: cfg.Log, stats: &counters{}, keys: &keyring{}, events: make(chan Event, eventsMax)}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.pools.Store(&[]*Pool{})
-	h.own = &own{self: cfg.Self, key: cfg.Key}
+	h.own = &own{self: cfg.Self, key: cfg.Key, now: cfg.Now}
 	h.rumours = newRumours(h)
 	if err := h.keys.use(cfg.Keyring); err != nil {
 		return nil, err
@@ -114,6 +116,9 @@ func (c *HostConfig) fill() error {
 		}); ok {
 			c.Connect = n.Connect
 		}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader

@@ -313,7 +313,7 @@ func BenchmarkJudge(b *testing.B) {
 	n := &memberlist.Node{Name: m.Node, Addr: m.Addr, Port: m.Port, Meta: m.Meta, PMin: 1, PMax: 5, PCur: 2}
 	now := time.Now()
 	for b.Loop() {
-		if _, _, ok := a.judge(n, now); !ok {
+		if _, _, ok := a.judge(n, now, now); !ok {
 			b.Fatal("refused")
 		}
 	}

@@ -20,6 +20,7 @@ type announcement struct {
 type own struct {
 	self      identity.NodeID
 	key       *identity.Key
+	now       func() time.Time // by the machine's clock
 	announced atomic.Pointer[announcement]
 	mu        sync.Mutex // guards the making of announced
 }
@@ -30,7 +31,7 @@ func (o *own) set(r peer.Record) error {
 	defer o.mu.Unlock()
 	r.ID = o.self
 	if last := o.announced.Load(); last != nil && r.Sequence <= last.record.Sequence {
-		r.Sequence = max(last.record.Sequence+1, uint64(time.Now().UnixMilli()))
+		r.Sequence = max(last.record.Sequence+1, uint64(o.now().UnixMilli()))
 	}
 	signed, err := r.Sign(o.key)
 	if err != nil {

@@ -211,7 +211,7 @@ func (r *rejoiner) tableChanged(now time.Time) {
 		}
 	}
 	r.seen = belongs
-	for _, a := range r.p.admission.arrivals(now) {
+	for _, a := range r.p.admission.arrivals(r.p.host.cfg.Now(), now) {
 		if a.hasRecord {
 			r.p.peers.Update(a.record)
 		}

@@ -123,7 +123,7 @@ type heardIn struct {
 func newRumours(h *Host) *rumours {
 	r := &rumours{h: h, in: make(chan heardIn, rumoursInMax), out: make(chan Rumour, rumoursWaitingMax), heard: newHeard()}
 	// The count goes on from the clock, so that a restarted node does not repeat a name.
-	r.sequence.Store(uint64(time.Now().UnixNano()))
+	r.sequence.Store(uint64(h.cfg.Now().UnixNano()))
 	return r
 }
 
@@ -179,7 +179,7 @@ func (r *rumours) begin(topic uint8, payload []byte, in ...*Pool) error {
 	}
 	self := r.h.cfg.Self
 	w := &rumourWire{
-		Origin: self[:], Sequence: r.sequence.Add(1), At: uint64(time.Now().UnixMilli()), Topic: topic, Payload: payload,
+		Origin: self[:], Sequence: r.sequence.Add(1), At: uint64(r.h.cfg.Now().UnixMilli()), Topic: topic, Payload: payload,
 	}
 	if w.Payload == nil {
 		w.Payload = []byte{}
@@ -217,14 +217,14 @@ func (r *rumours) run() {
 		case <-r.h.ctx.Done():
 			return
 		case m := <-r.in:
-			if why, ok := r.hear(m, time.Now()); !ok {
+			if why, ok := r.hear(m, r.h.cfg.Now()); !ok {
 				r.h.stats.refuse(why)
 			}
 		}
 	}
 }
 
-// hear takes one rumour, or says why not. Signatures come last: a repetition costs a look into a map.
+// hear takes one rumour, now by the machine's clock, or says why not. Signatures come last: a repetition costs a look into a map.
 func (r *rumours) hear(m heardIn, now time.Time) (why refusal, ok bool) {
 	w, err := parseRumour(m.message)
 	if err != nil {
@@ -235,10 +235,11 @@ func (r *rumours) hear(m heardIn, now time.Time) (why refusal, ok bool) {
 		return refusedRepeat, false
 	}
 	at := time.UnixMilli(int64(min(w.At, 1<<62)))
-	if age := now.Sub(at); age > rumourLife || age < -clockSkew {
+	age := now.Sub(at)
+	if age > rumourLife || age < -clockSkew {
 		return refusedStale, false
 	}
-	if why, ok := r.heard.admits(name, now); !ok {
+	if why, ok := r.heard.admits(name, time.Now()); !ok {
 		return why, false
 	}
 	e, known := r.h.cfg.Peers.Get(name.origin)
@@ -252,7 +253,7 @@ func (r *rumours) hear(m heardIn, now time.Time) (why refusal, ok bool) {
 	if err != nil || e.Member.Public.VerifyEd25519(rumourContext, signed, w.Signature) != nil {
 		return refusedRumour, false
 	}
-	r.heard.add(name, at.Add(rumourLife))
+	r.heard.add(name, time.Now().Add(rumourLife-age)) // not by the clock: it may be set back by months
 	r.h.stats.rumoursIn.Add(1)
 	out := Rumour{From: name.origin, Topic: w.Topic &^ localTopic, Payload: w.Payload, At: at}
 	if w.Topic&localTopic != 0 {

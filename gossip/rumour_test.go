@@ -146,6 +146,32 @@ func TestRumoursThatAreNotTheirOriginsOwnAreRefused(t *testing.T) {
 	})
 }
 
+func TestRumoursAreHeardAfterAClockThatWasAheadIsPutRight(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(2)
+		p := hosts[0].start()
+		defer closeAll(hosts)
+		ahead := time.Now().Add(90 * 24 * time.Hour)
+		hear := func(sequence uint64, at time.Time) (refusal, bool) {
+			b, err := wire.Marshal(signedRumour(t, hosts[1], func(r *rumourWire) { r.Sequence, r.At = sequence, uint64(at.UnixMilli()) }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p.host.rumours.hear(heardIn{p, b}, at)
+		}
+		for i := range uint64(heardPerOrigin) {
+			if why, ok := hear(i+1, ahead); !ok {
+				t.Fatalf("rumour %d refused: %v", i, why)
+			}
+		}
+		time.Sleep(rumourLife + time.Second)
+		if why, ok := hear(heardPerOrigin+1, time.Now()); !ok {
+			t.Errorf("a rumour is refused because of the time that the clock showed once: %v", why)
+		}
+	})
+}
+
 func TestWhatWasHeardIsRememberedWithinBounds(t *testing.T) {
 	h := newHeard()
 	now := time.Unix(1000, 0)

@@ -180,7 +180,7 @@ func (n *Node) Invitations(ctx context.Context) (*localapi.InvitationList, error
 	for _, i := range all {
 		out.Invitations = append(out.Invitations, localapi.Invitation{
 			ID: i.ID, Uses: int(i.Total), Used: int(i.Total - i.Uses), Expires: i.Expires.UTC(), Created: i.Created.UTC(), By: i.By.String(),
-			Name: i.Name, Tags: i.Tags, State: invitationState(i, time.Now()),
+			Name: i.Name, Tags: i.Tags, State: invitationState(i, n.cfg.Now()),
 		})
 	}
 	return out, nil

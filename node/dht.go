@@ -23,7 +23,7 @@ func (m *membership) startDHT(state *coordinator.State) error {
 	}
 	d, err := dht.New(dht.Config{
 		Key: n.key, Mesh: state.Mesh.ID, Control: n.control, Peers: n.peers, Trust: n.trust, Chain: n.chain, Seeds: m.dhtSeeds,
-		Server: func() bool { return reachable(m.reach.NAT()) }, Reached: n.hasPath, Hint: m.dhtHint, Log: n.log,
+		Server: func() bool { return reachable(m.reach.NAT()) }, Reached: n.hasPath, Hint: m.dhtHint, Now: n.cfg.Now, Log: n.log,
 	})
 	if err != nil {
 		return err

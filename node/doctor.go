@@ -76,11 +76,11 @@ func (m *membership) checkQuorum(state *coordinator.State) localapi.Finding {
 
 // recoverHint says what to type when the quorum is lost for good, and where.
 func (m *membership) recoverHint(state *coordinator.State) string {
-	if state.MaySpeakRaft(m.node.ID(), time.Now()) {
+	if state.MaySpeakRaft(m.node.ID(), m.node.cfg.Now()) {
 		return "phantom coordinators recover on this machine"
 	}
 	for _, i := range state.Issuers {
-		if m.alive(i.ID) && state.MaySpeakRaft(i.ID, time.Now()) {
+		if m.alive(i.ID) && state.MaySpeakRaft(i.ID, m.node.cfg.Now()) {
 			return "phantom coordinators recover on " + m.nameOf(state, i.ID.String())
 		}
 	}

@@ -224,7 +224,7 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 // find the mesh again without its token.
 func (n *Node) rememberIntroducers(token invitation.Token, a attempt) {
 	note := func(id identity.NodeID, addrs []netip.AddrPort) {
-		n.book.Note(id, addrs, time.Now())
+		n.book.Note(id, addrs, n.cfg.Now())
 		n.socket.Hint(id, addrs)
 	}
 	for _, member := range token.Members {
@@ -265,12 +265,12 @@ func (n *Node) enrolAt(ctx context.Context, token invitation.Token, a *attempt, 
 	settings := n.cfg.Settings
 	request, err := invitation.SignRequest(n.key, invitation.Request{
 		Mesh: token.Mesh, Name: settings.Name, Region: settings.Region, Invitation: token.ID(),
-		Proof: invitation.Proof(token.Key(), token.Mesh, n.ID()), Time: time.Now(),
+		Proof: invitation.Proof(token.Key(), token.Mesh, n.ID()), Time: n.cfg.Now(),
 	})
 	if err != nil {
 		return coordinator.Answer{}, err
 	}
-	return coordinator.RequestEnrollment(ctx, s, request, token.Mesh, time.Now())
+	return coordinator.RequestEnrollment(ctx, s, request, token.Mesh, n.cfg.Now())
 }
 
 // joinFailure explains to the joiner what came of all attempts: a refusal first, then what a reachable member said, then who was not reached.

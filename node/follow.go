@@ -76,7 +76,7 @@ func (m *membership) adoptMembers(state *coordinator.State) {
 func (m *membership) noteVoters(state *coordinator.State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
+	now := m.node.cfg.Now()
 	for _, id := range state.Coordinators.Voters {
 		if _, ok := m.voters[id]; !ok {
 			m.voters[id] = now
@@ -224,7 +224,7 @@ const firstFew = 8
 func (m *membership) note(id identity.NodeID, addrs []netip.AddrPort) {
 	book := m.node.book
 	_, known := book.Get(id)
-	book.Note(id, addrs, time.Now())
+	book.Note(id, addrs, m.node.cfg.Now())
 	if known || len(book.IDs()) > firstFew {
 		return
 	}
@@ -284,7 +284,7 @@ func (m *membership) rememberPaths() {
 		case <-changed:
 			for _, p := range n.socket.Paths() {
 				if p.Endpoint.IsValid() {
-					n.book.Note(p.ID, m.knownAddresses(p), time.Now())
+					n.book.Note(p.ID, m.knownAddresses(p), n.cfg.Now())
 				}
 			}
 		}

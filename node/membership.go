@@ -81,7 +81,7 @@ func (n *Node) groupConfig(m *membership) coordinator.Config {
 		timing = coordinator.WAN()
 	}
 	return coordinator.Config{
-		Key: n.key, Control: n.control, Peers: n.peers, Dir: n.folder.path, Rand: n.cfg.Rand, Now: time.Now, Log: n.log,
+		Key: n.key, Control: n.control, Peers: n.peers, Dir: n.folder.path, Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
 		Timing: timing, Alive: m.alive, OnState: m.wake, NoSync: n.cfg.NoSync,
 	}
 }
@@ -297,7 +297,7 @@ func (m *membership) startGossip(state *coordinator.State) (err error) {
 	}
 	m.gossip, err = gossip.NewHost(gossip.HostConfig{
 		Self: n.ID(), Key: n.key, Mesh: state.Mesh.ID, Peers: n.peers, Packets: n.socket, Control: n.control, Connect: n.socket.Connect,
-		Keyring: state.Keyring.Keys, Record: m.record(), Rand: n.cfg.Rand, Log: n.log,
+		Keyring: state.Keyring.Keys, Record: m.record(), Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
 	})
 	if err != nil {
 		return err

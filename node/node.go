@@ -49,7 +49,10 @@ type Config struct {
 	OnPeer func(*device.Peer)
 	NoSync bool
 	Rand   io.Reader
-	Log    *slog.Logger
+	// Now is what the machine believes the time to be, which people and programs set; nil: time.Now. It is for what others have written, or will
+	// read; whatever only waits or measures goes by package time, which goes on evenly.
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Node is a running node. Its methods are safe for concurrent use.
@@ -93,6 +96,9 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -114,10 +120,10 @@ func (n *Node) open() (err error) {
 	if n.key, err = n.folder.loadIdentity(n.cfg.Rand); err != nil {
 		return err
 	}
-	if n.sequence, err = n.folder.openSequence(n.started); err != nil {
+	if n.sequence, err = n.folder.openSequence(n.cfg.Now()); err != nil {
 		return err
 	}
-	if n.book, err = discovery.OpenBook(discovery.BookConfig{Path: n.folder.file(bookFile), Log: n.log}); n.book == nil {
+	if n.book, err = discovery.OpenBook(discovery.BookConfig{Path: n.folder.file(bookFile), Now: n.cfg.Now, Log: n.log}); n.book == nil {
 		return err
 	} else if err != nil {
 		// The book is a convenience: what was in it is known to others. The damaged one was put aside.
@@ -134,7 +140,7 @@ func (n *Node) open() (err error) {
 	}
 	n.control, err = control.New(control.Config{
 		Key: n.key, Network: n.socket, Trust: n.trust, Chain: n.chain, Known: n.isMemberKey, TLSKey: n.tlsKey,
-		Member: n.isMember, Refused: n.refusedBy, Rand: n.cfg.Rand, Log: n.log,
+		Member: n.isMember, Refused: n.refusedBy, Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -179,7 +185,7 @@ func (n *Node) tlsKey(id identity.NodeID) (key [32]byte, known bool) {
 // isMember reports whether a node is a member now.
 func (n *Node) isMember(id identity.NodeID) bool {
 	e, ok := n.peers.Get(id)
-	return ok && e.MemberAt(time.Now())
+	return ok && e.MemberAt(n.cfg.Now())
 }
 
 // ID is the node's ID.

@@ -24,7 +24,7 @@ func (n *Node) refusedBy(r *control.Refused, tlsKey [32]byte) {
 	}
 	state := m.group.State()
 	// Who votes may be hearsay; that it was made a coordinator is signed.
-	if state.Coordinators.Voter(r.Peer) && state.MaySpeakRaft(r.Peer, time.Now()) {
+	if state.Coordinators.Voter(r.Peer) && state.MaySpeakRaft(r.Peer, n.cfg.Now()) {
 		n.turnedAway(state.Mesh.Name, "its coordinator "+e.Member.Name+" says so")
 		return
 	}

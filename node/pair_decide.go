@@ -229,7 +229,7 @@ func (n *Node) Requests(ctx context.Context) (*localapi.RequestList, error) {
 
 func (h held) describe(n *Node) localapi.Request {
 	r := localapi.Request{Code: h.Code, Name: h.Name, ID: h.Node.String(), LAN: h.LAN, At: h.holder.String(),
-		Since: time.Now().Add(-time.Duration(h.AgeMillis) * time.Millisecond).UTC().Truncate(time.Second)}
+		Since: n.cfg.Now().Add(-time.Duration(h.AgeMillis) * time.Millisecond).UTC().Truncate(time.Second)}
 	if h.From.IsValid() {
 		r.From = h.From.Addr().String()
 	}

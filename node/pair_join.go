@@ -319,7 +319,7 @@ func (n *Node) ask(ctx context.Context, s *control.Stream, wanted foundMesh) (*s
 		return nil, fmt.Errorf("at this address is the mesh %s (%s)", offer.Name, offer.Mesh.Short())
 	}
 	settings := n.cfg.Settings
-	request, err := invitation.SignRequest(n.key, invitation.Request{Mesh: offer.Mesh, Name: settings.Name, Region: settings.Region, Time: time.Now()})
+	request, err := invitation.SignRequest(n.key, invitation.Request{Mesh: offer.Mesh, Name: settings.Name, Region: settings.Region, Time: n.cfg.Now()})
 	if err != nil {
 		return nil, err
 	}
@@ -346,7 +346,7 @@ func (n *Node) waitForVerdict(ctx context.Context, a *application, p *sent) erro
 			if first {
 				n.log.Info("waiting for approval", "mesh", p.name, "code", p.code, "peer", p.member.Short())
 				a.show(&localapi.Pending{Code: p.code, Mesh: localapi.Mesh{ID: p.mesh.String(), Name: p.name}, Member: p.member.String(),
-					Address: p.addr.String(), Since: time.Now().UTC().Truncate(time.Second), Expires: time.Now().Add(petitionLife).UTC().Truncate(time.Second)})
+					Address: p.addr.String(), Since: n.cfg.Now().UTC().Truncate(time.Second), Expires: n.cfg.Now().Add(petitionLife).UTC().Truncate(time.Second)})
 			}
 		case pairing.NoticeAdmitted:
 			return n.admitted(ctx, p, notice.Body)
@@ -373,7 +373,7 @@ func showable(s string) string {
 // admitted makes this machine a member.
 func (n *Node) admitted(ctx context.Context, p *sent, body []byte) error {
 	const what = "cannot join the mesh"
-	answer, err := coordinator.ParseAnswer(body, p.mesh, n.ID(), time.Now())
+	answer, err := coordinator.ParseAnswer(body, p.mesh, n.ID(), n.cfg.Now())
 	if err != nil {
 		return failed(what, err)
 	}
@@ -386,7 +386,7 @@ func (n *Node) admitted(ctx context.Context, p *sent, body []byte) error {
 	if n.mesh.Load() != nil || ctx.Err() != nil {
 		return failed(what, context.Canceled)
 	}
-	n.book.Note(p.member, []netip.AddrPort{p.addr}, time.Now())
+	n.book.Note(p.member, []netip.AddrPort{p.addr}, n.cfg.Now())
 	n.socket.Hint(p.member, []netip.AddrPort{p.addr})
 	if err := n.book.Flush(); err != nil {
 		n.log.Warn("address book not kept", "err", err)

@@ -49,7 +49,7 @@ func (m *membership) heedRenewal() {
 		return
 	}
 	state := m.group.State()
-	if member, ok := state.Member(r.From); ok && state.MaySpeakRaft(r.From, time.Now()) {
+	if member, ok := state.Member(r.From); ok && state.MaySpeakRaft(r.From, m.node.cfg.Now()) {
 		m.node.turnedAway(state.Mesh.Name, "its coordinator "+member.Certificate.Name+" says so")
 		return
 	}
@@ -121,7 +121,7 @@ func (m *membership) checkCertificate(state *coordinator.State) localapi.Finding
 	if !ok {
 		return localapi.Finding{Check: "certificate", Severity: localapi.SeverityError, What: "the mesh does not list this node"}
 	}
-	now, c := time.Now(), me.Certificate
+	now, c := m.node.cfg.Now(), me.Certificate
 	if now.Add(certificate.SkewMax).Before(c.NotBefore) {
 		return localapi.Finding{Check: "clock", Severity: localapi.SeverityError, What: "the clock is wrong: " + now.Format(time.DateTime),
 			Why:  "this node's certificate begins only on " + c.NotBefore.Format(time.DateTime),

@@ -183,7 +183,7 @@ func (m *membership) health(state *coordinator.State, peers []localapi.Peer) loc
 		out = append(out, fmt.Sprintf("none of the %d other members can be reached: see phantom doctor", len(peers)))
 	}
 	if me, ok := state.Member(m.node.ID()); ok {
-		if what, _, _ := m.certificateTrouble(me.Certificate, time.Now()); what != "" {
+		if what, _, _ := m.certificateTrouble(me.Certificate, m.node.cfg.Now()); what != "" {
 			out = append(out, what+": see phantom doctor")
 		}
 	}

@@ -37,6 +37,7 @@ func init() {
 		"stop":      {onHosts(func() Fault { return stop{} }), true},
 		"restart":   {onHosts(func() Fault { return restart{} }), false},
 		"start":     {onHosts(func() Fault { return start{} }), false},
+		"clock":     {parseClock, true},
 		"cut":       {onHosts(func() Fault { return &cut{} }), true},
 		"move":      {onHosts(func() Fault { return move{} }), false},
 		"reboot":    {onHosts(func() Fault { return rebootNAT{} }), false},

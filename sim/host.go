@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing/synctest"
+	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/dataplane"
@@ -32,6 +33,8 @@ type Placement struct {
 	LAN    string
 	// Access is how it is connected.
 	Access Access
+	// Skew is how far its clock is off when nothing is done to it.
+	Skew time.Duration
 	// Settings changes what the node is told; nil: nothing.
 	Settings func(*config.Settings)
 }
@@ -49,7 +52,8 @@ type Host struct {
 	id    identity.NodeID         // zero until the first start
 
 	addrs atomic.Pointer[[]netip.Addr] // at.Addrs, for any goroutine
-	air   atomic.Pointer[air]          // nil: no node listens to the LAN
+	clock wallClock
+	air   atomic.Pointer[air] // nil: no node listens to the LAN
 
 	wiped   bool        // the next process has another identity
 	outcast atomic.Bool // the mesh has turned its node away for good
@@ -75,6 +79,7 @@ func (w *World) AddHost(at Placement) *Host {
 	w.hosts = append(w.hosts, h)
 	w.hostsMu.Unlock()
 	h.addrs.Store(&h.at.Addrs)
+	h.rightClock()
 	w.links.place(place{region: at.Region, owner: at.Name, lan: at.LAN}, at.Addrs...)
 	h.plug()
 	return h
@@ -171,7 +176,7 @@ func (h *Host) config(p *process) node.Config {
 		h.at.Settings(&s)
 	}
 	return node.Config{
-		Settings: s, Bind: h.card, NoSync: true, NetworkChanges: p.changes, Rand: h.random(),
+		Settings: s, Bind: h.card, NoSync: true, NetworkChanges: p.changes, Rand: h.random(), Now: h.clock.now,
 		Log:           slog.New(&hostLog{world: w, host: h.name}),
 		OpenInterface: p.open, OnPeer: keep, Multicast: openAir(p),
 	}

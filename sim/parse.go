@@ -361,6 +361,7 @@ func (s *Scenario) region(n *yaml.Node) error {
 	r := Region{NAT: "none", Within: Quality{Latency: time.Millisecond}}
 	err := each(n, accessKeys(&r.Access, qualityKeys(&r.Within, map[string]func(*yaml.Node) error{
 		"name": label(&r.Name), "nodes": number(&r.Nodes, 1, NodesMax), "nat": oneOf(&r.NAT, natKinds...), "lan": flag(&r.LAN),
+		"skew": duration(&r.Skew, 0, regionSkewMax),
 	})), "name", "nodes")
 	if err == nil && r.LAN && r.NAT == "none" {
 		err = wrong(n.Line, "region %s: machines with public addresses are in no LAN; say which nat: they are behind", r.Name)

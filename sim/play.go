@@ -285,6 +285,9 @@ func (p *play) heal() {
 	p.recorder.healed = p.world.Now()
 	p.disturbed("heal", nil, true)
 	p.healNetwork()
+	for _, h := range p.world.hosts {
+		h.rightClock()
+	}
 	startAll(p, p.world.hosts)
 }
 

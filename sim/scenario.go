@@ -56,6 +56,8 @@ type Region struct {
 	// NAT is the kind of router they are behind: none, open, easy, hard, or blocked: nothing but TCP gets out. LAN: all behind the same one; otherwise each has its own.
 	NAT string
 	LAN bool
+	// Skew is how far its machines' clocks may be off, each by another time, drawn by the seed.
+	Skew time.Duration
 }
 
 // Link is the way between two regions.

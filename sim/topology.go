@@ -87,6 +87,9 @@ func (p *play) newHost(region string) *Host {
 	at := Placement{Name: fmt.Sprintf("n%d", len(p.world.hosts)+1), Region: region, Settings: func(s *config.Settings) { s.Timing = p.scenario.Timing }}
 	r := p.region(region)
 	at.Access = r.Access
+	if r.Skew > 0 {
+		at.Skew = time.Duration(p.world.rand.Int64N(int64(2*r.Skew)+1)) - r.Skew
+	}
 	if r.NAT == natNone {
 		at.Addrs = []netip.Addr{p.topology.nextPublic()}
 		return p.world.AddHost(at)

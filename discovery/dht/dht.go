@@ -66,6 +66,7 @@ type Config struct {
 	// Reached reports whether a member has a path, and Hint takes addresses at which it may be: for [DHT.Seek].
 	Reached func(identity.NodeID) bool
 	Hint    func(identity.NodeID, []netip.AddrPort)
+	Now     func() time.Time // what the machine believes the time to be, which may be set; default time.Now
 	Log     *slog.Logger
 }
 
@@ -122,13 +123,16 @@ func New(cfg Config) (*DHT, error) {
 	if cfg.Server == nil {
 		cfg.Server = func() bool { return true }
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	self := peerIDOf(cfg.Key.ID())
 	d := &DHT{cfg: cfg, log: cfg.Log, changed: make(chan struct{}, 1), seek: make(chan identity.NodeID, seekMax), store: newStore(string(self))}
 	d.gate.callers = map[identity.NodeID]*caller{}
-	d.validator = validator{trust: cfg.Trust, peers: cfg.Peers, refused: func() { d.refused.Add(1) }}
+	d.validator = validator{trust: cfg.Trust, peers: cfg.Peers, now: cfg.Now, refused: func() { d.refused.Add(1) }}
 	d.server.Store(cfg.Server())
 	prefix := protocol.ID("/phantommesh/" + cfg.Mesh.String())
 	var err error

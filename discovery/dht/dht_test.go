@@ -263,7 +263,7 @@ func TestForgedValuesAreRefused(t *testing.T) {
 		now := time.Now()
 		expired, _ := m.Certify(victim.Key.Public(), victim.Name, now.Add(-48*time.Hour), now.Add(-24*time.Hour))
 		refused := 0
-		v := validator{trust: node.Trust.Load, peers: node.Peers, refused: func() { refused++ }}
+		v := validator{trust: node.Trust.Load, peers: node.Peers, now: time.Now, refused: func() { refused++ }}
 		cases := map[string]struct {
 			key   string
 			value []byte
@@ -290,7 +290,7 @@ func TestForgedValuesAreRefused(t *testing.T) {
 			t.Errorf("the true one: %v", err)
 		}
 		// Who knows neither the member nor its issuer judges by the chain in the value.
-		away := validator{peers: peer.NewTable(node.ID), refused: func() {}, trust: func() *certificate.Trust { return certificate.NewTrust(m.Root.Public()) }}
+		away := validator{peers: peer.NewTable(node.ID), now: time.Now, refused: func() {}, trust: func() *certificate.Trust { return certificate.NewTrust(m.Root.Public()) }}
 		if err := away.Validate(keyOf(victim.ID), good(victim)); err != nil {
 			t.Errorf("the true one, to who was away: %v", err)
 		}

@@ -93,6 +93,7 @@ type entry struct {
 type validator struct {
 	trust   func() *certificate.Trust
 	peers   *peer.Table
+	now     func() time.Time
 	refused func()
 }
 
@@ -151,7 +152,7 @@ func (v validator) member(id identity.NodeID, val value) (*certificate.Member, e
 	if trust.Revoked(id) || ok && known.Revoked {
 		return nil, fmt.Errorf("%w: %s", ErrRevoked, id.Short())
 	}
-	now := time.Now()
+	now := v.now()
 	if ok && known.Member != nil && bytes.Equal(known.Raw, val.Member) {
 		if now.After(known.Member.NotAfter) {
 			return nil, fmt.Errorf("dht: %s: %w", id.Short(), certificate.ErrExpired)

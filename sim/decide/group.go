@@ -242,12 +242,10 @@ func (g *group) members() []*machine {
 // reaches tells whether two machines can talk now.
 func (g *group) reaches(a, b *machine) bool { return a == b || a.up && b.up && a.side == b.side }
 
-// observation is what the leader sees, with the times as its clock shows them: Go's clock is monotonic between two readings, whatever
-// is done to the clock on the wall, so what is remembered moves with it.
+// observation is what the leader sees. What it has seen is counted in a time that goes on evenly, whatever is done to its clock on the wall.
 func (g *group) observation() coordinator.Observation {
-	now := g.clock(g.leader)
-	at := func(t time.Duration) time.Time { return now.Add(t - g.now) }
-	o := coordinator.Observation{Self: g.leader.id, Now: now, Timing: g.timing, Voters: slices.Clone(g.voters), Staged: slices.Clone(g.staged),
+	at := func(t time.Duration) time.Time { return time.Unix(day0, 0).UTC().Add(t) }
+	o := coordinator.Observation{Self: g.leader.id, Now: at(g.now), Wall: g.clock(g.leader), Timing: g.timing, Voters: slices.Clone(g.voters), Staged: slices.Clone(g.staged),
 		Alive: map[identity.NodeID]time.Time{}, Gone: map[identity.NodeID]time.Time{}, CaughtUp: map[identity.NodeID]bool{},
 		Poor: map[identity.NodeID]bool{}, PoorSince: map[identity.NodeID]time.Time{}, Unwilling: map[identity.NodeID]bool{}, Holds: map[identity.NodeID]uint64{},
 		Silent: g.silent(), Yielding: map[identity.NodeID]bool{}, Offers: map[identity.NodeID]coordinator.Offer{}}
