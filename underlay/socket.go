@@ -219,7 +219,7 @@ func (s *Socket) now() instant { return time.Since(s.start) + 1 }
 // when turns an instant back into a time.
 func (s *Socket) when(i instant) time.Time { return s.start.Add(i) }
 
-// wake has the owner look at all nodes soon.
+// wake has the owner look soon at what is due, and at the nodes that are stirred.
 func (s *Socket) wake() {
 	select {
 	case s.kick <- struct{}{}:
