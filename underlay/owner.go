@@ -245,6 +245,9 @@ func (o *owner) handleAnswer(a answer) {
 		n.active.CompareAndSwap(r, answeredRoute(a.endpoint, o.sources.put(a.addr, n, a.at)))
 	}
 	o.publish(n)
+	if id := n.member.Load(); id != nil && a.addr == n.paths.active && o.cfg.Measured != nil {
+		o.cfg.Measured(*id, a.rtt)
+	}
 	o.reached(n)
 	o.step(n, o.now())
 }
