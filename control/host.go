@@ -74,6 +74,7 @@ const (
 type handler struct {
 	access Access
 	serve  func(ctx context.Context, s *Stream)
+	wrap   uint64 // its number, if it was put there by Wrap
 }
 
 // Host is a node's end of all its control connections.
@@ -98,6 +99,7 @@ type Host struct {
 	mu        sync.Mutex // guards what follows; never held while calling out
 	closed    bool
 	protocols map[string]handler
+	wraps     uint64 // calls of Wrap
 	links     map[identity.WireGuardKey]*link
 	keys      map[identity.NodeID]identity.WireGuardKey // of those in links
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"math"
 	"testing"
 	"time"
 
@@ -197,7 +198,7 @@ func TestHostileStreamsAreRefusedBeforeMemoryIsReserved(t *testing.T) {
 		"nothing":                 {nil, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			again, err := checkHead(bytes.NewReader(c.bytes), c.inbound)
+			again, _, err := checkHead(bytes.NewReader(c.bytes), c.inbound)
 			if (err == nil) != c.ok {
 				t.Fatalf("got %v", err)
 			}
@@ -269,7 +270,7 @@ func FuzzStreamHead(f *testing.F) {
 	f.Add(message(f, typePushPull, &struct{ Nodes int }{3}), true)
 	f.Add(message(f, typeAck, &struct{ SeqNo uint32 }{1}), false)
 	f.Fuzz(func(t *testing.T, b []byte, inbound bool) {
-		again, err := checkHead(bytes.NewReader(b), inbound)
+		again, _, err := checkHead(bytes.NewReader(b), inbound)
 		if err != nil {
 			return
 		}
@@ -315,6 +316,106 @@ func BenchmarkJudge(b *testing.B) {
 	for b.Loop() {
 		if _, _, ok := a.judge(n, now, now); !ok {
 			b.Fatal("refused")
+		}
+	}
+}
+
+// accusation is memberlist's suspect and dead message; from the node itself it says that it has left.
+type accusation struct {
+	Incarnation uint32
+	Node, From  string
+}
+
+// Regression: a member that accused another in an incarnation far ahead buried it until it had counted up to that, at the end of the numbers for
+// good; and an old record under such a number kept out all newer ones.
+func TestLiesAboutIncarnationsDoNotLast(t *testing.T) {
+	for name, lie := range map[string]func(*testing.T, *host, *host) []byte{
+		"dead, far ahead": func(t *testing.T, of, liar *host) []byte {
+			return message(t, typeDead, &accusation{1 << 20, of.id.String(), liar.id.String()})
+		},
+		"dead, at the end": func(t *testing.T, of, liar *host) []byte {
+			return message(t, typeDead, &accusation{math.MaxUint32, of.id.String(), liar.id.String()})
+		},
+		"suspect, at the end": func(t *testing.T, of, liar *host) []byte {
+			return message(t, typeSuspect, &accusation{math.MaxUint32, of.id.String(), liar.id.String()})
+		},
+		"left, at the end": func(t *testing.T, of, _ *host) []byte {
+			return message(t, typeDead, &accusation{math.MaxUint32, of.id.String(), of.id.String()})
+		},
+		"its own record, at the end": func(t *testing.T, of, _ *host) []byte {
+			a := aliveOf(t, of, peer.Record{Sequence: 1, Region: "home"})
+			a.Incarnation = math.MaxUint32
+			return message(t, typeAlive, &a)
+		},
+		"its own record, ahead": func(t *testing.T, of, _ *host) []byte {
+			a := aliveOf(t, of, peer.Record{Sequence: 1, Region: "home"})
+			a.Incarnation = 1 << 25
+			return message(t, typeAlive, &a)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				hosts := w.hosts(4)
+				startAll(t, hosts)
+				defer closeAll(hosts)
+				eventually(t, 2*time.Second, "all alive", func() bool { return whole(hosts) })
+				victim, liar := hosts[1], hosts[3]
+				for range 20 {
+					for _, h := range hosts[:3] {
+						inject(t, h, liar.id, lie(t, victim, liar))
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				time.Sleep(3 * time.Second)
+				if !whole(hosts[:3]) {
+					t.Error("the victim is not held for alive three seconds after the last lie")
+				}
+				if err := victim.pool.Load().host.SetRecord(peer.Record{Region: "moved"}); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, 15*time.Second, "its new record everywhere", func() bool {
+					for _, h := range []*host{hosts[0], hosts[2]} {
+						if e, _ := h.table.Get(victim.id); e.Record.Region != "moved" {
+							return false
+						}
+					}
+					return true
+				})
+			})
+		})
+	}
+}
+
+func TestWhatIsBelievedOfAnIncarnation(t *testing.T) {
+	self, x, y := identity.NodeID{1}, identity.NodeID{2}, identity.NodeID{3}
+	now := time.Unix(0, 0)
+	alive := func(about, from identity.NodeID, at uint32) says {
+		return says{about: about, from: from, incarnation: at, alive: true, genuine: true}
+	}
+	accuse := func(about identity.NodeID, at uint32) says { return says{about: about, from: y, incarnation: at} }
+	for name, steps := range map[string][]struct {
+		wait    time.Duration
+		say     says
+		ok, ask bool
+	}{
+		"the node itself":                  {{0, alive(x, x, 5), true, false}, {0, alive(x, x, math.MaxUint32), true, false}},
+		"by others, little by little":      {{0, alive(x, y, 5), true, false}, {0, alive(x, y, 6), true, false}, {0, accuse(x, 6), true, false}},
+		"an accusation ahead":              {{0, alive(x, y, 5), true, false}, {0, accuse(x, 6), false, false}, {0, accuse(x, 5), true, false}},
+		"far ahead by others":              {{0, alive(x, y, 5), true, false}, {0, alive(x, y, 5+hearsayBurst+1), false, true}, {0, alive(x, y, 9), true, false}},
+		"asked not too often":              {{0, alive(x, y, 5), true, false}, {0, alive(x, y, 9999), false, true}, {time.Second, alive(x, y, 9999), false, false}},
+		"as far as it can have counted":    {{0, alive(x, y, 5), true, false}, {0, alive(x, y, 5+hearsayBurst), true, false}, {0, alive(x, y, 6+hearsayBurst), false, true}, {2 * time.Second, alive(x, y, 6+hearsayBurst), true, false}},
+		"nobody at the end of the numbers": {{0, alive(x, y, incarnationMax+1), false, false}, {0, alive(x, y, 1), true, false}},
+		"ourselves after a restart":        {{0, alive(self, y, 1), true, false}, {0, alive(self, y, 50_000), true, false}, {0, accuse(self, 60_000), true, false}},
+		"ourselves at the end":             {{0, alive(self, y, 1), true, false}, {0, accuse(self, incarnationMax), false, false}, {0, accuse(self, math.MaxUint32), false, false}},
+		"another's record":                 {{0, says{about: x, from: y, incarnation: 9, alive: true}, true, false}, {0, alive(x, y, 1), true, false}, {0, accuse(x, 9), false, false}},
+	} {
+		g, now := newIncarnations(self), now
+		for i, s := range steps {
+			now = now.Add(s.wait)
+			if ok, ask := g.admit(s.say, now); ok != s.ok || ask != s.ask {
+				t.Errorf("%s, step %d: believed %v, to be asked itself %v", name, i+1, ok, ask)
+			}
 		}
 	}
 }

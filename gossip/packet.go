@@ -90,3 +90,21 @@ func subjectOf(body []byte) (id identity.NodeID, ok bool) {
 	id, err := identity.ParseNodeID(m.Node)
 	return id, err == nil
 }
+
+// packOf is the packet of messages; empty of none.
+func packOf(messages [][]byte) []byte {
+	switch len(messages) {
+	case 0:
+		return nil
+	case 1:
+		return messages[0]
+	}
+	out := []byte{typeCompound, byte(len(messages))}
+	for _, m := range messages {
+		out = binary.BigEndian.AppendUint16(out, uint16(len(m)))
+	}
+	for _, m := range messages {
+		out = append(out, m...)
+	}
+	return out
+}

@@ -180,6 +180,8 @@ func (p *Pool) rejoin() {
 		case id := <-p.transport.nudges:
 			r.arrive(id)
 			r.plan.nudge(id, time.Now())
+		case id := <-p.transport.asks:
+			p.tasks.Go(func() { _ = p.synchronise(id) }) // one of each in itselfEvery; if it fails, the next news ask again
 		case a := <-r.ended:
 			r.finish(a)
 		case <-timer.C:
@@ -219,10 +221,12 @@ func (r *rejoiner) tableChanged(now time.Time) {
 		r.plan.hurry(a.id, a.via, now)
 	}
 	r.expel(now)
-	r.p.roster.forget(func(id identity.NodeID) bool {
+	member := func(id identity.NodeID) bool {
 		_, ok := r.p.peers.Get(id)
 		return ok
-	})
+	}
+	r.p.roster.forget(member)
+	r.p.transport.incarnations.keep(member)
 }
 
 // expel has those count as gone whom the mesh has revoked, or has elsewhere for longer than scopeGrace.

@@ -112,6 +112,8 @@ type rumours struct {
 	out      chan Rumour
 	sequence atomic.Uint64
 	heard    *heard // used by the reader's goroutine only
+	// remembered is how many it has heard and not forgotten yet.
+	remembered atomic.Int64
 }
 
 // heardIn is a message and the pool it came from.
@@ -254,6 +256,7 @@ func (r *rumours) hear(m heardIn, now time.Time) (why refusal, ok bool) {
 		return refusedRumour, false
 	}
 	r.heard.add(name, time.Now().Add(rumourLife-age)) // not by the clock: it may be set back by months
+	r.remembered.Store(int64(len(r.heard.names)))
 	r.h.stats.rumoursIn.Add(1)
 	out := Rumour{From: name.origin, Topic: w.Topic &^ localTopic, Payload: w.Payload, At: at}
 	if w.Topic&localTopic != 0 {

@@ -27,12 +27,13 @@ const (
 	refusedStale                    // a rumour too old, or from too far in the future
 	refusedRepeat                   // a rumour heard before; the normal end of each
 	refusedFlood                    // a rumour of an origin that has had its share
+	refusedAhead                    // more of a node's incarnation than it can have
 	refusalReasons
 )
 
 var refusalNames = [refusalReasons]string{
 	"seal", "form", "busy", "stream", "name", "version", "stranger", "revoked", "scope", "expired", "signature", "conflict",
-	"rumour", "stale", "repeat", "flood",
+	"rumour", "stale", "repeat", "flood", "ahead",
 }
 
 // String returns the reason as metrics label it.

@@ -56,7 +56,7 @@ func (s *stream) Read(b []byte) (int, error) {
 		return 0, s.err
 	}
 	if s.in == nil {
-		head, err := checkHead(s.Conn, s.inbound)
+		head, entries, err := checkHead(s.Conn, s.inbound)
 		if err != nil {
 			if errors.Is(err, errStreamForm) {
 				s.owner.stats.refuse(refusedStream)
@@ -64,7 +64,7 @@ func (s *stream) Read(b []byte) (int, error) {
 			s.err = err
 			return 0, err
 		}
-		s.in = io.MultiReader(head, io.LimitReader(s.Conn, streamMax))
+		s.in = io.MultiReader(head, newList(s.owner, s.with, entries, io.LimitReader(s.Conn, streamMax)))
 	}
 	n, err := s.in.Read(b)
 	s.owner.stats.streamBytesIn.Add(uint64(n))
@@ -107,35 +107,35 @@ func (r *recorder) Read(b []byte) (int, error) {
 }
 
 // checkHead reads the beginning of a message and returns it to be read again. Who called may send a ping or a push/pull and gets
-// an acknowledgement, a push/pull or an error; nothing else passes.
-func checkHead(conn io.Reader, inbound bool) (io.Reader, error) {
+// an acknowledgement, a push/pull or an error; nothing else passes. entries is how many a push/pull announces.
+func checkHead(conn io.Reader, inbound bool) (again io.Reader, entries int, err error) {
 	rec := &recorder{from: io.LimitReader(conn, headMax)}
 	var kind [1]byte
 	if _, err := io.ReadFull(rec, kind[:]); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	switch kind[0] {
 	case typePushPull:
-		if err := checkPushPull(rec); err != nil {
-			return nil, err
+		if entries, err = checkPushPull(rec); err != nil {
+			return nil, 0, err
 		}
 	case typePing:
 		if !inbound {
-			return nil, fmt.Errorf("%w: a ping for an answer", errStreamForm)
+			return nil, 0, fmt.Errorf("%w: a ping for an answer", errStreamForm)
 		}
 	case typeAck, typeError:
 		if inbound {
-			return nil, fmt.Errorf("%w: an answer to nothing", errStreamForm)
+			return nil, 0, fmt.Errorf("%w: an answer to nothing", errStreamForm)
 		}
 	default:
-		return nil, fmt.Errorf("%w: message of type %d", errStreamForm, kind[0])
+		return nil, 0, fmt.Errorf("%w: message of type %d", errStreamForm, kind[0])
 	}
-	return bytes.NewReader(rec.kept), nil
+	return bytes.NewReader(rec.kept), entries, nil
 }
 
 // checkPushPull reads the head of a push/pull and checks what memberlist would reserve memory for. No state of our own rides
 // along, so none may be announced.
-func checkPushPull(r io.Reader) error {
+func checkPushPull(r io.Reader) (entries int, err error) {
 	var head struct {
 		Nodes        int
 		UserStateLen int
@@ -143,10 +143,10 @@ func checkPushPull(r io.Reader) error {
 	}
 	var handle codec.MsgpackHandle
 	if err := codec.NewDecoder(r, &handle).Decode(&head); err != nil {
-		return fmt.Errorf("%w: head of a push/pull: %w", errStreamForm, err)
+		return 0, fmt.Errorf("%w: head of a push/pull: %w", errStreamForm, err)
 	}
 	if head.Nodes < 0 || head.Nodes > membersMax || head.UserStateLen != 0 {
-		return fmt.Errorf("%w: push/pull of %d members and %d bytes", errStreamForm, head.Nodes, head.UserStateLen)
+		return 0, fmt.Errorf("%w: push/pull of %d members and %d bytes", errStreamForm, head.Nodes, head.UserStateLen)
 	}
-	return nil
+	return head.Nodes, nil
 }

@@ -54,29 +54,32 @@ var (
 // transport is memberlist's transport: node IDs in, node IDs out.
 type transport struct {
 	// Constant after start.
-	self    identity.NodeID
-	mesh    identity.MeshID
-	address netip.Addr // our overlay IPv6 address
-	packets Packets
-	streams Streams
-	peers   *peer.Table
-	scope   Scope
-	fence   *fence
-	strayed func(identity.NodeID) // called with a member that speaks here and does not belong here
-	seal    *seal
-	roster  *roster
-	calm    *calm
-	drifted func(identity.NodeID) // called when another knows something else; set before run
-	paths   *paths
-	stats   *counters
-	log     *slog.Logger
-	timeout time.Duration // of a stream
+	self         identity.NodeID
+	mesh         identity.MeshID
+	address      netip.Addr // our overlay IPv6 address
+	packets      Packets
+	streams      Streams
+	peers        *peer.Table
+	scope        Scope
+	fence        *fence
+	strayed      func(identity.NodeID) // called with a member that speaks here and does not belong here
+	seal         *seal
+	roster       *roster
+	calm         *calm
+	admission    *admission
+	incarnations *incarnations
+	drifted      func(identity.NodeID) // called when another knows something else; set before run
+	paths        *paths
+	stats        *counters
+	log          *slog.Logger
+	timeout      time.Duration // of a stream
 
 	mirror  atomic.Pointer[mirror]  // set while a snapshot is made
 	arrived chan *memberlist.Packet // closed never: memberlist would take a nil packet from it
 	inbound chan net.Conn
 	nudges  chan identity.NodeID
-	ctx     context.Context // ends with the transport
+	asks    chan identity.NodeID // who is to be asked himself, see incarnations
+	ctx     context.Context      // ends with the transport
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup // accept calls
 
@@ -95,11 +98,12 @@ func newTransport(h *Host, p *Pool) *transport {
 	return &transport{
 		self: p.self, mesh: p.mesh, calm: newCalm(p.profile), address: identity.OverlayIPv6(p.mesh, p.self),
 		packets: h.cfg.Packets, streams: h.cfg.Streams, peers: p.peers, scope: p.scope, fence: p.fence, strayed: p.strayed,
-		seal: p.seal, roster: p.roster, stats: p.stats, log: p.log, timeout: p.profile.StreamTimeout,
+		admission: p.admission, incarnations: newIncarnations(p.self), seal: p.seal, roster: p.roster, stats: p.stats, log: p.log, timeout: p.profile.StreamTimeout,
 		paths:   newPaths(ctx, h.cfg.Connect),
 		arrived: make(chan *memberlist.Packet, arrivedMax),
 		inbound: make(chan net.Conn),
 		nudges:  make(chan identity.NodeID, nudgesMax),
+		asks:    make(chan identity.NodeID, nudgesMax),
 		ctx:     ctx, cancel: cancel,
 		live:    map[*stream]struct{}{},
 		serving: map[identity.NodeID]int{},
@@ -122,6 +126,9 @@ func (t *transport) arrive(p underlay.GossipPacket, plain []byte) {
 		t.stats.refuse(refusedForm)
 		return
 	}
+	if len(plain) == 0 {
+		return // nothing of it was to be believed
+	}
 	if !p.FromID.IsZero() && !here(t.roster.state(p.FromID)) {
 		t.nudge(p.FromID)
 	}
@@ -140,7 +147,14 @@ func (t *transport) arrive(p underlay.GossipPacket, plain []byte) {
 func (t *transport) takeApart(plain []byte, from identity.NodeID) ([]byte, error) {
 	if !isShort(plain) {
 		var spoiled error
+		var kept [][]byte
+		refused, now := false, time.Now()
 		err := walk(plain, func(kind byte, body []byte) {
+			if !t.believes(kind, body, from, now) {
+				refused = true
+				return
+			}
+			kept = append(kept, append([]byte{kind}, body...))
 			switch {
 			case kind == typeAck && bytes.Contains(body, spared):
 				spoiled = errPacketForm
@@ -150,7 +164,10 @@ func (t *transport) takeApart(plain []byte, from identity.NodeID) ([]byte, error
 				t.told(body, from)
 			}
 		})
-		return plain, errors.Join(err, spoiled)
+		if err = errors.Join(err, spoiled); err == nil && refused {
+			plain = packOf(kept)
+		}
+		return plain, err
 	}
 	long, theirs, err := lengthen(plain, from, t.self, t.mesh)
 	if err != nil {
@@ -230,6 +247,9 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 	}
 	// What memberlist spreads it believes: see roster.
 	_ = walk(b, func(kind byte, body []byte) {
+		if kind == typeAlive {
+			t.noteOwn(body)
+		}
 		if kind != typeSuspect {
 			return
 		}
@@ -241,12 +261,12 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 		return time.Time{}, unreachable("udp", errRefused)
 	}
 	now := time.Now()
-	if short, ok := shorten(b, t.self.String(), addr.Name); ok {
-		if short.kind == shortPing && t.spare(id, short.sequence, now) {
+	if kind, sequence, ok := shorten(b, t.self.String(), addr.Name); ok {
+		if kind == shortPing && t.spare(id, sequence, now) {
 			return now, nil
 		}
 		digest, _ := t.roster.digest(t.calm.alert, now)
-		b = short.append(make([]byte, 0, shortMax), digest)
+		b = appendShort(make([]byte, 0, shortSize), kind, sequence, digest)
 	}
 	sealed, err := t.seal.close(id, b)
 	if err != nil {

@@ -108,6 +108,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		gauge(descPaths, float64(v), kind.String())
 	}
 	n.collectLAN(gauge, count)
+	n.collectHeld(gauge)
 	gauge(descConns, float64(n.control.Stats().Connections))
 	if m := n.online.Load(); m != nil {
 		m.collect(gauge, count)

@@ -4,10 +4,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/phantommesh/phantommesh/internal/held"
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
-// Checker holds a mesh to one promise. It sees what a user could see, never what is done to the mesh.
+// Checker holds a mesh to one promise. It sees what a user could see, and which machines there are and which of them
+// are gone bad, never what is done to the mesh.
 type Checker interface {
 	// Name is one word with hyphens; Promise one sentence.
 	Name() string
@@ -28,6 +31,10 @@ var checkerKinds = []func() Checker{
 	func() Checker { return newAuditChain() },
 	func() Checker { return new(cutOff) },
 	func() Checker { return newReachable() },
+	func() Checker { return new(bounded) },
+	func() Checker { return newTruthful() },
+	func() Checker { return newUnburied() },
+	func() Checker { return new(steady) },
 }
 
 // CheckerNames are the names that a scenario's expect.checks may have.
@@ -63,6 +70,15 @@ type View struct {
 	Decisions []Decision
 	// Audit is the log of decisions and what the coordinators' copies say of it; nil: it was not asked for, or nobody could tell.
 	Audit *localapi.Audit
+	// Machines are the IDs of the machines that there are; Bad those that are gone bad, or were: what they say of themselves is no evidence.
+	Machines []string
+	Bad      map[string]bool
+	// Calm is for how long nothing was done to the network or the machines, but by members gone bad.
+	Calm time.Duration
+	// Lost are pairs of honest machines that did not reach each other although all was calm.
+	Lost [][2]string
+	// Routines are the goroutines of all nodes.
+	Routines int
 	// Probe pings one machine from another through the mesh; nil where nobody may wait. Probes may go on side by side.
 	Probe func(from, to string) error
 }
@@ -72,6 +88,9 @@ type NodeView struct {
 	Host    string
 	Status  *localapi.Status
 	Members []localapi.Member // nil: it could not tell
+	// Held are its queues and tables; Records what it holds that members said of themselves, by ID, its own included.
+	Held    []held.Use
+	Records map[string]peer.Record
 }
 
 // Kinds of decisions.

@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/phantommesh/phantommesh/internal/held"
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 // soundView is what a healthy mesh of three shows, one of which was revoked long ago.
@@ -21,8 +23,10 @@ func soundView() *View {
 		s := &localapi.Status{}
 		s.Self.ID, s.Self.State = id, localapi.StateOnline
 		s.Coordinators = localapi.Coordinators{Quorum: true, Leader: "n-a", Term: 3}
-		s.Peers = []localapi.Peer{{ID: other, Name: other, Tunnel: localapi.Tunnel{State: localapi.TunnelUp, PostQuantum: true}}}
-		return NodeView{Host: name, Status: s, Members: append([]localapi.Member{}, members...)}
+		s.Peers = []localapi.Peer{{ID: other, Name: other, State: "alive", Tunnel: localapi.Tunnel{State: localapi.TunnelUp, PostQuantum: true}}}
+		s.Coordinators.Voters = []string{"n-a", "n-b"}
+		return NodeView{Host: name, Status: s, Members: append([]localapi.Member{}, members...), Held: []held.Use{{Of: "streams", Now: 4, Max: 4}},
+			Records: map[string]peer.Record{"n-a": {Sequence: 7, Region: "home"}, "n-b": {Sequence: 9, Region: "home"}}}
 	}
 	yes := true
 	return &View{
@@ -30,8 +34,9 @@ func soundView() *View {
 		Nodes: []NodeView{node("n-a", "n1", "n-b"), node("n-b", "n2", "n-a")},
 		Decisions: []Decision{{Kind: Joined, ID: "n-a", Name: "n1"}, {Kind: Joined, ID: "n-b", Name: "n2"}, {Kind: Joined, ID: "n-c", Name: "n3"},
 			{At: time.Minute, Kind: Revoked, ID: "n-c", Name: "n3"}},
-		Audit: &localapi.Audit{Verified: &yes, Entries: []localapi.AuditEntry{{Index: 1, Hash: "aa"}, {Index: 2, Hash: "bb"}}},
-		Probe: func(string, string) error { return nil },
+		Audit:    &localapi.Audit{Verified: &yes, Entries: []localapi.AuditEntry{{Index: 1, Hash: "aa"}, {Index: 2, Hash: "bb"}}},
+		Probe:    func(string, string) error { return nil },
+		Machines: []string{"n-a", "n-b", "n-c"}, Calm: time.Hour, Routines: 2 * routinesMax,
 	}
 }
 
@@ -54,6 +59,15 @@ var plantedBugs = []struct {
 	{"audit-chain", "no node can show", func(v *View) { no := false; v.Audit.Verified = &no }},
 	{"revoked-out", "n1 still lists", func(v *View) { v.Nodes[0].Status.Peers[0].ID = "n-c" }},
 	{"revoked-out", "n2 was revoked and is still online", func(v *View) { v.Nodes[1].Status.Self.ID = "n-c" }},
+	{"bounded", "n1 holds 5 of streams", func(v *View) { v.Nodes[0].Held[0].Now = 5 }},
+	{"bounded", "goroutines", func(v *View) { v.Routines++ }},
+	{"no-forgery", "that it never made", func(v *View) { v.Nodes[0].Records["n-b"] = peer.Record{Sequence: 9, Region: "nowhere"} }},
+	{"no-forgery", "whom nobody has admitted", func(v *View) { v.Nodes[0].Members[1].ID = "n-ghost" }},
+	{"no-forgery", "never had a vote", func(v *View) { v.Nodes[1].Status.Coordinators.Leader = "n-c" }},
+	{"no-forgery", "n1 holds an old record of n-b", func(v *View) { v.Nodes[0].Records["n-b"] = peer.Record{Sequence: 8} }},
+	{"nobody-buried", "n1 holds n2 for dead", func(v *View) { v.Nodes[0].Status.Peers[0].State = "dead" }},
+	{"nobody-buried", "n1 holds n2 for dead", func(v *View) { v.Nodes[0].Status.Peers[0].State = "left" }},
+	{"tunnels-hold", "n1 did not reach n2", func(v *View) { v.Lost = [][2]string{{"n1", "n2"}} }},
 	{"reachable", "n2 does not run", func(v *View) { v.Nodes, v.Silent = v.Nodes[:1], []string{"n2"} }},
 	{"reachable", "n1 does not reach n2", func(v *View) { v.Probe = func(string, string) error { return errors.New("silence") } }},
 }
@@ -83,6 +97,29 @@ func TestEveryCheckerCatchesAPlantedBug(t *testing.T) {
 		if !caught[name] {
 			t.Errorf("%s: no bug was planted that it catches", name)
 		}
+	}
+}
+
+// Who is held for dead is looked at again before it counts, and not while the network is disturbed.
+func TestWhoIsHeldForDeadForLongIsBuried(t *testing.T) {
+	c := newUnburied()
+	look := func(at, calm time.Duration, state string) int {
+		v := soundView()
+		v.At, v.Calm = at, calm
+		v.Nodes[0].Status.Peers[0].State = state
+		return len(c.Safe(v))
+	}
+	for i, l := range []struct {
+		calm  time.Duration
+		state string
+		want  int
+	}{{time.Hour, "dead", 0}, {time.Hour, "dead", 0}, {time.Hour, "alive", 0}, {time.Second, "dead", 0}, {time.Second, "dead", 0}, {time.Hour, "dead", 0}, {time.Hour, "suspect", 1}} {
+		if got := look(time.Duration(i)*buriedAfter/2, l.calm, l.state); i != 6 && got != l.want {
+			t.Errorf("look %d: %d", i, got)
+		}
+	}
+	if look(4*buriedAfter, time.Hour, "dead") != 1 {
+		t.Error("not seen")
 	}
 }
 

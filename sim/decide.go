@@ -9,9 +9,9 @@ import (
 	"github.com/phantommesh/phantommesh/node"
 )
 
-// members are the hosts whose nodes are in the mesh now, but for one; the founder first.
+// members are the hosts whose nodes are in the mesh now and not gone bad, but for one; the founder first.
 func (p *play) members(but *Host) []*Host {
-	return filter(p.world.Hosts(), func(h *Host) bool { return h != but && present(h) })
+	return filter(p.world.Hosts(), func(h *Host) bool { return h != but && present(h) && h.traitors.Load() == 0 })
 }
 
 // anyMember is a member that can be asked; nil: there is none. Safe from any goroutine, as members is.

@@ -48,6 +48,7 @@ func init() {
 		"join":      {parseJoin, false},
 		"policy":    {parsePolicy, false},
 		"attack":    {parseAttack, true},
+		"traitor":   {parseTraitor, true},
 		"pause":     {onHosts(func() Fault { return paused{} }), true},
 		"block-udp": {onHosts(func() Fault { return blockUDP{} }), true},
 		"renumber":  {onHosts(func() Fault { return renumber{} }), false},

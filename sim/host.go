@@ -57,6 +57,9 @@ type Host struct {
 
 	wiped   bool        // the next process has another identity
 	outcast atomic.Bool // the mesh has turned its node away for good
+
+	traitors atomic.Int32 // ways in which it is bad now
+	bad      atomic.Bool  // it is, or was
 }
 
 // process is a running node.

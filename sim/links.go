@@ -36,11 +36,12 @@ type links struct {
 	routes map[[2]string]Quality // by the regions' names, in order of the alphabet
 	faults map[string]Quality    // by host, region, or "" for everything
 	side   map[string]int        // by host, while the network is split; a host that is not there is on side 0
+	holes  map[string]int        // hosts that swallow what they carry for others; more than one may have asked for it
 }
 
 func newLinks(seed uint64) *links {
 	return &links{rand: rand.New(rand.NewPCG(seed, 2)), places: map[netip.Addr]place{}, routes: map[[2]string]Quality{},
-		faults: map[string]Quality{}, inner: Quality{Latency: 300 * time.Microsecond}, usual: Quality{Latency: 20 * time.Millisecond}}
+		faults: map[string]Quality{}, holes: map[string]int{}, inner: Quality{Latency: 300 * time.Microsecond}, usual: Quality{Latency: 20 * time.Millisecond}}
 }
 
 func (l *links) place(p place, addrs ...netip.Addr) {
@@ -83,15 +84,28 @@ func (l *links) qualityLocked(from, to place) Quality {
 	return q.worse(l.faults[to.owner])
 }
 
-func (l *links) drop(from, to netip.AddrPort, _ []byte) bool {
+func (l *links) drop(from, to netip.AddrPort, packet []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, b := l.places[from.Addr()], l.places[to.Addr()]
-	if l.side[a.owner] != l.side[b.owner] {
+	if l.side[a.owner] != l.side[b.owner] || l.holes[a.owner] > 0 && carried(packet) {
 		return true
 	}
 	q := l.qualityLocked(a, b)
 	return q.Loss > 0 && l.rand.Float64() < q.Loss
+}
+
+// carried reports whether a packet is one that a relay passes on, with something of WireGuard's in it: checks come through, data do not.
+func carried(b []byte) bool {
+	const relayFrame, fromRelay, frameHead = 0x30, 0x80, 5
+	return len(b) > frameHead+4 && b[0] == relayFrame && b[1]&fromRelay != 0 && b[frameHead] <= 4 && b[frameHead] > 0 && b[frameHead+1] == 0
+}
+
+// swallow has a host begin, or end, to lose what it carries for others.
+func (l *links) swallow(host string, by int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holes[host] += by
 }
 
 func (l *links) latency(from, to netip.AddrPort) time.Duration {

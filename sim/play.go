@@ -5,11 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/node"
+	"github.com/phantommesh/phantommesh/peer"
 	"github.com/phantommesh/phantommesh/underlay/underlaytest"
 )
 
@@ -43,8 +46,10 @@ type play struct {
 	findings findings
 	measures measures
 	recorder recorder
+	calm     calm
 
 	mu        sync.Mutex // guards what follows
+	lost      []lostPair
 	decisions []Decision
 	refused   int // decisions that the mesh did not take
 }
@@ -249,11 +254,13 @@ func (p *play) step(s Step) {
 			p.world.Record("", kind, "%s", namesOf(group))
 			p.disturbed(kind, group, true)
 			endSpan := p.recorder.span(kind, namesOf(group), p.world.Now())
+			calmed := p.calm.disturbance(kind, faultKinds[kind].undone, p.world.Now())
 			s.Fault.begin(p, group)
 			if s.Lasts > 0 {
 				p.after(s.Lasts, func() {
 					p.world.Record("", kind, "ends: %s", namesOf(group))
 					endSpan(p.world.Now())
+					calmed(p.world.Now())
 					p.disturbed(kind, group, false)
 					s.Fault.end(p, group)
 				})
@@ -284,6 +291,7 @@ func (p *play) heal() {
 	p.world.Record("", "heal", "the faults end")
 	p.recorder.healed = p.world.Now()
 	p.disturbed("heal", nil, true)
+	p.calm.healed(p.world.Now())
 	p.healNetwork()
 	for _, h := range p.world.hosts {
 		h.rightClock()
@@ -303,8 +311,9 @@ func (p *play) healNetwork() {
 		h.card.SetFirewall(underlaytest.Firewall{})
 	}
 	for _, step := range p.scenario.Timeline {
-		if a, ok := step.Fault.(*attack); ok {
-			a.end(p, nil)
+		switch f := step.Fault.(type) {
+		case *attack, *traitor:
+			f.end(p, nil)
 		}
 	}
 }
@@ -370,6 +379,7 @@ func (p *play) watch() {
 	v := p.look(false, audit)
 	p.safe(v)
 	p.sample(v)
+	p.tend()
 }
 
 func (p *play) safe(v *View) {
@@ -382,11 +392,14 @@ func (p *play) safe(v *View) {
 
 // look asks all nodes for what they see.
 func (p *play) look(probe, audit bool) *View {
-	v := &View{Wire: p.world.wire.packets.Load(), Plain: p.world.wire.plain.Load()}
+	v := &View{Wire: p.world.wire.packets.Load(), Plain: p.world.wire.plain.Load(), Calm: p.calm.since(p.world.Now()), Lost: p.takeLost(),
+		Routines: runtime.NumGoroutine(), Bad: map[string]bool{}}
 	ctx, cancel := context.WithTimeout(p.world.life, askMax)
 	defer cancel()
 	for _, h := range p.world.hosts {
 		n := h.Node()
+		v.Machines = append(v.Machines, h.ID())
+		v.Bad[h.ID()] = h.bad.Load()
 		if n == nil || h.stopping() {
 			if !h.outcast.Load() {
 				v.Silent = append(v.Silent, h.name)
@@ -398,7 +411,10 @@ func (p *play) look(probe, audit bool) *View {
 			v.Silent = append(v.Silent, h.name)
 			continue
 		}
-		view := NodeView{Host: h.name, Status: s}
+		view := NodeView{Host: h.name, Status: s, Held: n.Held()}
+		if len(p.world.hosts) <= drawnMax {
+			view.Records = records(n)
+		}
 		if m, err := n.Members(ctx); err == nil {
 			view.Members = m.Members
 		}
@@ -421,6 +437,24 @@ func (p *play) look(probe, audit bool) *View {
 	p.mu.Unlock()
 	v.At = p.world.Now()
 	return v
+}
+
+// records are what a node holds that members said of themselves; of a node that is in no mesh, none.
+func records(n *node.Node) map[string]peer.Record {
+	parts, ok := n.Parts()
+	if !ok {
+		return nil
+	}
+	out := map[string]peer.Record{}
+	for _, e := range parts.Peers.All() {
+		if e.HasRecord && !e.Revoked {
+			out[e.ID.String()] = e.Record
+		}
+	}
+	if own, err := peer.ParseRecord(n.ID(), parts.Gossip.Record()); err == nil {
+		out[n.ID().String()] = own
+	}
+	return out
 }
 
 // audit asks members in turn for the log of decisions.

@@ -116,7 +116,7 @@ func (d *draw) step() {
 	step := func(format string, args ...any) {
 		d.line("  - {at: %s, %s}", at, fmt.Sprintf(format, args...))
 	}
-	switch d.rand.IntN(12) {
+	switch d.rand.IntN(13) {
 	case 0, 1:
 		step("kill: %s, for: %s", d.who("leader", "any", "voters", "all"), lasts)
 	case 2:
@@ -142,6 +142,9 @@ func (d *draw) step() {
 		n := 1 + d.rand.IntN(3)
 		step("join: {nodes: %d, region: %s, over: %s}", n, d.of(d.regions...), d.between(time.Second, 30*time.Second))
 		d.nodes += n
+	case 11:
+		// Who has a vote may do more harm than is promised to be borne: docs/security.md.
+		step("traitor: {kind: %s, who: members, rate: %d}, for: %s", d.of(traitorKinds...), 5+d.rand.IntN(30), lasts)
 	default:
 		if d.revoked || d.nodes < 4 || d.chance(0.3) {
 			step(`policy: "rules: [{from: ['*'], to: ['*'], allow: ['*']}]"`)
