@@ -54,7 +54,6 @@ func (g *Group) steer() {
 		g.coordinate()
 		r := g.tendReplica()
 		if r != nil {
-			r.pace()
 			r.streams.drop(func(id identity.NodeID) bool { return !g.state.Load().Active(id) })
 		}
 		switch {

@@ -209,14 +209,16 @@ type fencedTransport struct {
 	fence    *fence
 	echoes   echoes
 	said     said
+	canvass  *canvass
 	patience time.Duration // constant; how long an append may wait for the answer to a heartbeat
 	out      chan raft.RPC
 	stop     chan struct{}
 	done     chan struct{}
 }
 
-func newFencedTransport(t *raft.NetworkTransport, f *fence, patience time.Duration) *fencedTransport {
-	ft := &fencedTransport{NetworkTransport: t, fence: f, patience: patience, out: make(chan raft.RPC), stop: make(chan struct{}), done: make(chan struct{})}
+func newFencedTransport(t *raft.NetworkTransport, f *fence, timing Timing) *fencedTransport {
+	ft := &fencedTransport{NetworkTransport: t, fence: f, patience: 2 * timing.Beat, out: make(chan raft.RPC), stop: make(chan struct{}), done: make(chan struct{})}
+	ft.canvass = newCanvass(timing, ft.out, ft.stop)
 	go ft.run()
 	return ft
 }
@@ -233,6 +235,7 @@ func (t *fencedTransport) Close() error {
 	}
 	err := t.NetworkTransport.Close()
 	<-t.done
+	t.canvass.running.Wait()
 	return err
 }
 
@@ -243,6 +246,9 @@ func (t *fencedTransport) run() {
 		case rpc := <-t.NetworkTransport.Consumer():
 			if err := t.check(rpc.Command); err != nil {
 				rpc.Respond(nil, err)
+				continue
+			}
+			if t.canvass.takes(rpc) {
 				continue
 			}
 			select {

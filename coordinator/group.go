@@ -187,7 +187,12 @@ func (g *Group) openReplica() (*replica, error) {
 	if err := markVoter(g.mesh); err != nil {
 		return nil, fmt.Errorf("coordinator: write %s: %w", filepath.Join(g.mesh, voterName), err)
 	}
+	var seed [32]byte
+	if _, err := io.ReadFull(g.cfg.Rand, seed[:]); err != nil {
+		return nil, fmt.Errorf("coordinator: read randomness: %w", err)
+	}
 	return openReplica(replicaConfig{
+		seed:    seed,
 		lineage: g.state.Load().Lineage(), self: g.self, dir: filepath.Join(g.mesh, raftName), timing: g.cfg.Timing, log: g.cfg.Log,
 		open: func(ctx context.Context, id identity.NodeID) (Stream, error) {
 			return g.cfg.Streams.Open(ctx, id, ProtocolRaft)

@@ -115,7 +115,7 @@ func (g *Group) patience(r *replica, id identity.NodeID, server bool) time.Durat
 	if heard.Before(w.since) {
 		heard = w.since
 		if server && id == g.offices.predecessor {
-			patience /= 3 // it led until a moment ago: either it answers the first heartbeat, or it is why there was an election
+			patience /= 4 // it led until a moment ago: either it answers the first heartbeat, or it is why there was an election
 		}
 	}
 	return patience - time.Since(heard)

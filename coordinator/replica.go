@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	mrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,6 +46,9 @@ type replica struct {
 	readyTerm atomic.Uint64 // term whose beginning is applied here, see Group.ready
 
 	timing  Timing
+	vigil   vigil // observe's
+	random  *mrand.Rand
+	canvass *canvass
 	echoes  *echoes
 	said    *said
 	parsed  parsed
@@ -68,6 +72,7 @@ type replicaConfig struct {
 	dir     string // raft/
 	timing  Timing
 	log     *slog.Logger
+	seed    [32]byte // of the moments at which it campaigns
 	open    func(context.Context, identity.NodeID) (Stream, error)
 	changed func(*State)
 	wake    func() // leadership or contact changed; must not block
@@ -97,15 +102,16 @@ func openReplica(c replicaConfig) (*replica, error) {
 		store.Close()
 		return nil, err
 	}
-	r := &replica{store: store, timing: c.timing, lineage: lineage, streams: newRaftStreams(c.self, lineage, c.open), contact: contacts{changed: c.wake}}
+	r := &replica{store: store, timing: c.timing, lineage: lineage, random: mrand.New(mrand.NewChaCha8(c.seed)),
+		streams: newRaftStreams(c.self, lineage, c.open), contact: contacts{changed: c.wake}}
 	r.fence = newFence(func() { r.streams.Close() })
 	r.machine = newMachine(c.changed, r.fence.fault)
 	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: r.streams, MaxPool: 2, Timeout: c.timing.RPC, Logger: logger, MsgpackUseNewTimeFormat: true,
 		MaxRPCsInFlight: inFlight,
 	})
-	transport := newFencedTransport(network, r.fence, 2*c.timing.Beat)
-	r.echoes, r.said = &transport.echoes, &transport.said
+	transport := newFencedTransport(network, r.fence, c.timing)
+	r.echoes, r.said, r.canvass = &transport.echoes, &transport.said, transport.canvass
 	r.streams.dialled = r.said.forget
 	fenced := &fencedStore{disk: store, fence: r.fence, written: r.said.hurry}
 	if c.wrapDisk != nil {
@@ -122,6 +128,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 		}
 		return nil, &DamagedError{Path: c.dir, Err: err, Next: damagedLog}
 	}
+	r.canvass.raft.Store(r.raft)
 	r.observe()
 	return r, nil
 }
@@ -240,9 +247,18 @@ func (r *replica) observe() {
 	r.raft.RegisterObserver(r.obs)
 	go func() {
 		defer close(r.obsDone)
-		for o := range r.obsCh {
-			r.pace()
-			r.contact.note(o.Data)
+		watch := time.NewTimer(r.pace())
+		defer watch.Stop()
+		for {
+			select {
+			case o, open := <-r.obsCh:
+				if !open {
+					return
+				}
+				r.contact.note(o.Data)
+			case <-watch.C:
+			}
+			watch.Reset(r.pace())
 		}
 	}()
 }
@@ -250,13 +266,30 @@ func (r *replica) observe() {
 // beatsPerTimeout is raft's: a leader sends a heartbeat every tenth of HeartbeatTimeout, to 2x that (replication.go heartbeat).
 const beatsPerTimeout = 10
 
-// pace has a leader send its heartbeats every Beat. Raft knows one HeartbeatTimeout for both, how often a leader speaks and how long a
-// follower waits; ten heartbeats within each wait are for transports that lose them, ours repeats what is lost. So a leader gets a
-// longer timeout, in which it has no part itself as long as it leads, and gives it back when it does not. In between it is only slow to campaign.
-func (r *replica) pace() {
+// pace tells raft how patient to be, and returns after how long to look again. Raft knows one HeartbeatTimeout for both, how often a leader
+// speaks and how long a follower waits; ten heartbeats within each wait are for transports that lose them, ours repeats what is lost. So
+// as long as all is well its timeout is ten times Beat. A follower for whom it is time to campaign (vigil) gets the short one, at which raft
+// looks at once whether it has heard its leader within that, and keeps it until somebody leads.
+func (r *replica) pace() (again time.Duration) {
+	state, heard, now := r.raft.State(), r.raft.LastContact(), time.Now()
+	due := r.vigil.due(r.timing, heard, r.canvass.promised(), r.draw)
+	calm := state == raft.Leader || (state == raft.Follower && now.Before(due))
+	r.patience(calm)
+	if calm && state == raft.Follower {
+		return due.Sub(now)
+	}
+	return r.timing.Tick
+}
+
+func (r *replica) draw(most time.Duration) time.Duration {
+	return time.Duration(r.random.Int64N(int64(most) + 1))
+}
+
+// patience gives raft the long timeouts, or the short ones.
+func (r *replica) patience(calm bool) {
 	rc := r.raft.ReloadableConfig()
 	heartbeat, election := r.timing.Heartbeat, r.timing.Election
-	if r.leads() {
+	if calm {
 		heartbeat = max(heartbeat, r.timing.Beat*beatsPerTimeout)
 		election = max(election, heartbeat)
 	}

@@ -7,6 +7,7 @@ import "time"
 // looks like a lost voter.
 type Timing struct {
 	Heartbeat time.Duration // a follower that hears nothing for this long (to 2x, drawn) campaigns
+	Stagger   time.Duration // over which the moments are spread at which followers campaign, so that seldom two do at once
 	Election  time.Duration // a candidate that has not won after this long (to 2x, drawn) starts again
 	Lease     time.Duration // a leader that reached no majority for this long steps down
 	Beat      time.Duration // a leader sends each voter a heartbeat every 1 to 2x this
@@ -28,7 +29,7 @@ type Timing struct {
 // leader sends each voter 4.4 heartbeats a second, each a packet of about 90 bytes that is answered with one, and acknowledged once more: see docs/performance.md.
 func LAN() Timing {
 	return Timing{
-		Heartbeat: 380 * time.Millisecond, Election: 380 * time.Millisecond, Lease: 370 * time.Millisecond,
+		Heartbeat: 380 * time.Millisecond, Stagger: 150 * time.Millisecond, Election: 380 * time.Millisecond, Lease: 370 * time.Millisecond,
 		Beat: 150 * time.Millisecond, Commit: 100 * time.Millisecond, RPC: time.Second, Tick: 500 * time.Millisecond,
 		Stable: 3 * time.Second, Grace: 15 * time.Second, Shrink: 60 * time.Second,
 		Ask: 2500 * time.Millisecond, Decide: 5 * time.Second,
@@ -36,14 +37,16 @@ func LAN() Timing {
 	}
 }
 
-// WAN fits links up to 300 ms: a heartbeat must survive one lost packet and its retransmission (about 3 round trips).
+// WAN fits links with round trips up to 300 ms: a heartbeat is heard up to 2x Beat and a round trip after the one before, and 1.5 round trips later
+// when a packet is lost. What is later still costs a question to the others, not an election: they hear the leader. Office is two questions, of
+// which one may be lost.
 func WAN() Timing {
 	return Timing{
-		Heartbeat: 1200 * time.Millisecond, Election: 1200 * time.Millisecond, Lease: time.Second,
-		Beat: 250 * time.Millisecond, Commit: 200 * time.Millisecond, RPC: 4 * time.Second, Tick: 500 * time.Millisecond,
+		Heartbeat: time.Second, Stagger: 250 * time.Millisecond, Election: time.Second, Lease: 900 * time.Millisecond,
+		Beat: 200 * time.Millisecond, Commit: 200 * time.Millisecond, RPC: 4 * time.Second, Tick: 500 * time.Millisecond,
 		Stable: 15 * time.Second, Grace: 60 * time.Second, Shrink: 240 * time.Second,
 		Ask: 2500 * time.Millisecond, Decide: 10 * time.Second,
-		Ping: 600 * time.Millisecond, Office: 2500 * time.Millisecond, Poll: 20 * time.Minute, Seek: 10 * time.Second,
+		Ping: 500 * time.Millisecond, Office: 1500 * time.Millisecond, Poll: 20 * time.Minute, Seek: 10 * time.Second,
 	}
 }
 
