@@ -239,7 +239,26 @@ func (t *fencedTransport) RequestPreVote(id raft.ServerID, target raft.ServerAdd
 	t.canvass.mu.Lock()
 	t.canvass.promises.campaign(ballotOf(args), time.Now())
 	t.canvass.mu.Unlock()
-	return t.NetworkTransport.RequestPreVote(id, target, args, resp)
+	return t.overFreshStream(func() error { return t.NetworkTransport.RequestPreVote(id, target, args, resp) })
+}
+
+// RequestVote implements raft.Transport.
+func (t *fencedTransport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return t.overFreshStream(func() error { return t.NetworkTransport.RequestVote(id, target, args, resp) })
+}
+
+// overFreshStream asks again when raft's pool had only streams that have ended: two voters between whom no leader was have not spoken for long, and
+// raft takes the failure for a refusal, which costs a candidate its campaign.
+func (t *fencedTransport) overFreshStream(ask func() error) error {
+	begun := time.Now()
+	err := ask()
+	for range poolMax {
+		if err == nil || t.fence.fault() != nil || time.Since(begun) > t.patience {
+			break
+		}
+		err = ask()
+	}
+	return err
 }
 
 // vigil is when a follower campaigns. Raft would do it one to three timeouts after it last heard of the leader, depending on where its timer

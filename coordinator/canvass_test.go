@@ -128,7 +128,7 @@ func TestTheFirstCampaignAfterALeaderIsLostWins(t *testing.T) {
 		l.mesh(5)
 		l.eventually(30*time.Second, "five voters", func() bool { return l.voters() == 5 })
 		var took []time.Duration
-		for range 12 {
+		for range 25 {
 			leader := l.leader()
 			lost := time.Now()
 			l.net.split(-1, leader.id())

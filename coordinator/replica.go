@@ -107,7 +107,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 	r.fence = newFence(func() { r.streams.Close() })
 	r.machine = newMachine(c.changed, r.fence.fault)
 	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: r.streams, MaxPool: 2, Timeout: c.timing.RPC, Logger: logger, MsgpackUseNewTimeFormat: true,
+		Stream: r.streams, MaxPool: poolMax, Timeout: c.timing.RPC, Logger: logger, MsgpackUseNewTimeFormat: true,
 		MaxRPCsInFlight: inFlight,
 	})
 	transport := newFencedTransport(network, r.fence, c.timing)
@@ -141,6 +141,9 @@ const damagedLog = "if other coordinators are up, move this folder away and star
 // follower nor Shutdown ever ends (net_transport.go netPipeline.AppendEntries, replication.go pipelineDecode). A ledger of a few
 // decisions a second loses nothing by it.
 const inFlight = 1
+
+// poolMax is how many idle streams to each server are kept: of heartbeats and of appends.
+const poolMax = 2
 
 // abandon closes what a replica that did not start holds.
 func (r *replica) abandon(transport *fencedTransport) {
