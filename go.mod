@@ -14,6 +14,7 @@ require (
 	github.com/hashicorp/memberlist v0.7.0
 	github.com/hashicorp/raft v1.8.0
 	github.com/hashicorp/raft-boltdb/v2 v2.2.2
+	github.com/hashicorp/serf v0.10.1
 	github.com/huin/goupnp v1.3.1
 	github.com/ipfs/go-datastore v0.9.2
 	github.com/libp2p/go-libp2p v0.48.0

@@ -86,20 +86,20 @@ func TestProbesTravelShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kind, sequence, ok := shorten(ping, a.String(), b.String())
-	if kind != shortPing || sequence != 77 || !ok {
-		t.Fatalf("%d, %d, %v", kind, sequence, ok)
+	form, ok := shorten(ping, a.String(), b.String())
+	if form.kind != shortPing || form.sequence != 77 || form.coordinate != nil || !ok {
+		t.Fatalf("%+v, %v", form, ok)
 	}
-	short := appendShort(nil, kind, sequence, 99)
+	short := form.append(nil, 99)
 	long, digest, err := lengthen(short, a, b, testMesh)
 	if err != nil || digest != 99 || !bytes.Equal(long, ping) {
 		t.Errorf("%x became %x, digest %d, %v", ping, long, digest, err)
 	}
-	if _, _, ok := shorten(ping, b.String(), a.String()); ok {
+	if _, ok := shorten(ping, b.String(), a.String()); ok {
 		t.Error("another's probe was shortened")
 	}
 	withPayload, _ := encodeMessage(typeAck, ackMessage{SeqNo: 1, Payload: spared})
-	if _, _, ok := shorten(withPayload, a.String(), b.String()); ok {
+	if _, ok := shorten(withPayload, a.String(), b.String()); ok {
 		t.Error("an answer lost its payload")
 	}
 	if _, _, err := lengthen(short, identity.NodeID{}, b, testMesh); err == nil {
@@ -111,7 +111,8 @@ func TestProbesTravelShort(t *testing.T) {
 }
 
 func FuzzTakeApart(f *testing.F) {
-	f.Add(appendShort(nil, shortPing, 1, 2), true)
+	f.Add(shortForm{kind: shortPing, sequence: 1}.append(nil, 2), true)
+	f.Add(shortForm{shortAck, 1, peer.Coordinate{Height: 7}.Append(nil)}.append(nil, 2), true)
 	f.Add([]byte{typeAck, 0x81, 0xa5}, false)
 	a, b := identity.NodeID{1}, identity.NodeID{2}
 	f.Fuzz(func(t *testing.T, packet []byte, known bool) {

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 // delegate is what memberlist calls, much of it with its lock held. Every method decides, notes and returns.
@@ -97,16 +98,35 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 	}
 }
 
-// AckPayload is empty: round trips are measured without help of the other side.
-func (d delegate) AckPayload() []byte { return nil }
+// AckPayload is our coordinate, unless our record says as much.
+func (d delegate) AckPayload() []byte {
+	if d.p.host.cfg.Coordinates == nil {
+		return nil
+	}
+	c, say := d.p.host.cfg.Coordinates.Tell(d.p.host.own.announced.Load().record)
+	if !say {
+		return nil
+	}
+	return c.Append(nil)
+}
 
 // NotifyPingComplete hears of an answered probe.
 func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payload []byte) {
 	if bytes.Equal(payload, spared) {
 		return // nobody was asked
 	}
-	if id, err := identity.ParseNodeID(n.Name); err == nil && rtt > 0 {
-		d.p.roster.answered(id, rtt)
+	id, err := identity.ParseNodeID(n.Name)
+	if err != nil || rtt <= 0 {
+		return
+	}
+	record := d.p.roster.answered(id, rtt)
+	if d.p.host.cfg.Coordinates == nil {
+		return
+	}
+	if c, ok := peer.ParseCoordinate(payload); ok {
+		d.p.host.cfg.Coordinates.Observe(id, c, rtt)
+	} else if record.Placed && len(payload) == 0 {
+		d.p.host.cfg.Coordinates.Observe(id, record.Coordinate, rtt)
 	}
 }
 

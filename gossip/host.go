@@ -38,6 +38,8 @@ type HostConfig struct {
 
 	// Keyring are the mesh's gossip keys, KeySize bytes each, 1 to KeysMax of them: the first seals, all of them open.
 	Keyring [][]byte
+	// Coordinates, if not nil, ride on probes and their answers.
+	Coordinates Coordinates
 	// Record is what the node says of itself until the first [Host.SetRecord].
 	Record peer.Record
 	// Rand is where nonces come from.
@@ -45,6 +47,14 @@ type HostConfig struct {
 	// Now is what the machine believes the time to be, which may be set; default time.Now.
 	Now func() time.Time
 	Log *slog.Logger
+}
+
+// Coordinates keep this node's network coordinate: *place.Client. They are called from memberlist's goroutines and must return at once.
+type Coordinates interface {
+	// Tell returns our coordinate, and whether an answer to a probe has to say it, as the record that was announced does not.
+	Tell(announced peer.Record) (c peer.Coordinate, say bool)
+	// Observe takes in a probe's round trip to a member that says it is at their coordinate.
+	Observe(id identity.NodeID, theirs peer.Coordinate, rtt time.Duration)
 }
 
 // Host is this node's gossip: the pools it takes part in, side by side. It reads the packets and streams that come and gives each to the pool

@@ -186,13 +186,15 @@ func (r *roster) settle(states map[identity.NodeID]peer.State, mark uint64, now 
 	}
 }
 
-// answered notes the round trip of an answered probe.
-func (r *roster) answered(id identity.NodeID, rtt time.Duration) {
+// answered notes the round trip of an answered probe and returns the member's record.
+func (r *roster) answered(id identity.NodeID, rtt time.Duration) (record peer.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.members[id]; s != nil {
 		s.rtt = rtt
+		record = s.record
 	}
+	return record
 }
 
 // forget drops members that are gone and that keep refuses. One that takes part is never dropped: memberlist still has it.

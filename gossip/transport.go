@@ -261,12 +261,12 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 		return time.Time{}, unreachable("udp", errRefused)
 	}
 	now := time.Now()
-	if kind, sequence, ok := shorten(b, t.self.String(), addr.Name); ok {
-		if kind == shortPing && t.spare(id, sequence, now) {
+	if short, ok := shorten(b, t.self.String(), addr.Name); ok {
+		if short.kind == shortPing && t.spare(id, short.sequence, now) {
 			return now, nil
 		}
 		digest, _ := t.roster.digest(t.calm.alert, now)
-		b = appendShort(make([]byte, 0, shortSize), kind, sequence, digest)
+		b = short.append(make([]byte, 0, shortMax), digest)
 	}
 	sealed, err := t.seal.close(id, b)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/place"
 	"github.com/phantommesh/phantommesh/reach"
 )
 
@@ -43,7 +44,8 @@ type membership struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 
-	keys    keyring // only followState uses it
+	keys    keyring    // only followState uses it
+	said    place.Said // only describe uses it
 	news    versionNews
 	changed chan struct{}        // 1: the ledger or its copy has changed
 	gone    chan identity.NodeID // whose last control connection has ended
@@ -297,7 +299,7 @@ func (m *membership) startGossip(state *coordinator.State) (err error) {
 	}
 	m.gossip, err = gossip.NewHost(gossip.HostConfig{
 		Self: n.ID(), Key: n.key, Mesh: state.Mesh.ID, Peers: n.peers, Packets: n.socket, Control: n.control, Connect: n.socket.Connect,
-		Keyring: state.Keyring.Keys, Record: m.record(), Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
+		Keyring: state.Keyring.Keys, Coordinates: n.place, Record: m.record(), Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
 	})
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ import (
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/peer"
+	"github.com/phantommesh/phantommesh/place"
 	"github.com/phantommesh/phantommesh/reach"
 	"github.com/phantommesh/phantommesh/underlay"
 )
@@ -69,6 +70,7 @@ type Node struct {
 	control  *control.Host
 	book     *discovery.Book
 	sequence *sequence
+	place    *place.Client // where this node is among the others
 
 	lan            *discovery.LAN // nil: --no-lan
 	petitions      *petitions     // machines that ask this member to be let in
@@ -129,10 +131,10 @@ func (n *Node) open() (err error) {
 		// The book is a convenience: what was in it is known to others. The damaged one was put aside.
 		n.log.Warn("address book not read, starting with an empty one", "err", err)
 	}
-	n.peers = peer.NewTable(n.key.ID())
+	n.peers, n.place = peer.NewTable(n.key.ID()), place.New(n.key.ID())
 	n.socket, err = underlay.Open(underlay.Config{
 		Key: n.key, Peers: n.peers, Bind: n.cfg.Bind, Port: n.cfg.Settings.Port, Listen: n.cfg.Settings.Listen,
-		Exclude: n.isOverlay, Changes: n.networkChanged, Assist: n.assist, Pipes: !n.cfg.Settings.NoRelay,
+		Exclude: n.isOverlay, Changes: n.networkChanged, Measured: n.measured, Assist: n.assist, Pipes: !n.cfg.Settings.NoRelay,
 		RelayCapacity: n.relayCapacity(), Rand: n.cfg.Rand, Log: n.log,
 	})
 	if err != nil {

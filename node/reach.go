@@ -107,6 +107,7 @@ func (n *Node) watchNetwork(ctx context.Context) {
 func (n *Node) noteNetworkChange() {
 	signal(n.networkChanged)
 	signal(n.lanChanged)
+	n.place.Roamed()
 	if m := n.mesh.Load(); m != nil {
 		signal(m.networkChanged)
 		signal(m.mapperChanged)

@@ -14,8 +14,8 @@ import (
 // The encoded record, all integers big-endian:
 //
 //	offset        size  field
-//	0             1     version, 2
-//	1             1     flags: 0x01 voter, 0x02 relay, 0x04 busy, the rest zero
+//	0             1     version, 3
+//	1             1     flags: 0x01 voter, 0x02 relay, 0x04 busy, 0x08 region named, 0x10 placed, the rest zero
 //	2             1     NAT in front of the node, 0–4
 //	3             8     sequence
 //	11            8     state version
@@ -28,19 +28,22 @@ import (
 //	                      2     port, not zero
 //	              1     N, number of relays, 0–2
 //	              32×N  node IDs of the relays
+//	              19    coordinate (coordinate.go), if placed
 //	              64    Ed25519 signature over node ID ‖ everything before the signature
 //
-// Largest: 19 + 1+63 + 1+8×19 + 1+2×32 + 64 = 365 bytes. There is one encoding for one record: no endpoint or relay twice, no
+// Largest: 19 + 1+63 + 1+8×19 + 1+2×32 + 19 + 64 = 384 bytes. There is one encoding for one record: no endpoint or relay twice, no
 // IPv4 address inside an IPv6 one, nothing after the signature.
 const (
-	recordVersion = 2
+	recordVersion = 3
 	flagVoter     = 0x01
 	flagRelay     = 0x02
 	flagBusy      = 0x04
-	flagsKnown    = flagVoter | flagRelay | flagBusy
+	flagNamed     = 0x08
+	flagPlaced    = 0x10
+	flagsKnown    = flagVoter | flagRelay | flagBusy | flagNamed | flagPlaced
 	fixedSize     = 19
 	signatureSize = 64
-	recordLargest = fixedSize + 1 + RegionMax + 1 + EndpointsMax*19 + 1 + RelaysMax*32 + signatureSize
+	recordLargest = fixedSize + 1 + RegionMax + 1 + EndpointsMax*19 + 1 + RelaysMax*32 + CoordinateSize + signatureSize
 )
 
 // A record that could outgrow its bound does not compile.
@@ -48,17 +51,7 @@ const _ = uint(RecordMax - recordLargest)
 
 // appendBody appends the record's encoding without the signature.
 func (r Record) appendBody(b []byte) []byte {
-	var flags byte
-	if r.Voter {
-		flags |= flagVoter
-	}
-	if r.Relay {
-		flags |= flagRelay
-	}
-	if r.Busy {
-		flags |= flagBusy
-	}
-	b = append(b, recordVersion, flags, byte(r.NAT))
+	b = append(b, recordVersion, r.flags(), byte(r.NAT))
 	b = binary.BigEndian.AppendUint64(b, r.Sequence)
 	b = binary.BigEndian.AppendUint64(b, r.StateVersion)
 	b = append(b, byte(len(r.Region)))
@@ -73,7 +66,22 @@ func (r Record) appendBody(b []byte) []byte {
 	for _, id := range r.Relays {
 		b = append(b, id[:]...)
 	}
+	if r.Placed {
+		b = r.Coordinate.Append(b)
+	}
 	return b
+}
+
+func (r Record) flags() (flags byte) {
+	for _, f := range []struct {
+		set bool
+		bit byte
+	}{{r.Voter, flagVoter}, {r.Relay, flagRelay}, {r.Busy, flagBusy}, {r.Named, flagNamed}, {r.Placed, flagPlaced}} {
+		if f.set {
+			flags |= f.bit
+		}
+	}
+	return flags
 }
 
 func family(a netip.Addr) byte {
@@ -99,6 +107,7 @@ func ParseRecord(id identity.NodeID, b []byte) (Record, error) {
 		d.fail("unknown flags %#x", flags)
 	}
 	r.Voter, r.Relay, r.Busy = flags&flagVoter != 0, flags&flagRelay != 0, flags&flagBusy != 0
+	r.Named, r.Placed = flags&flagNamed != 0, flags&flagPlaced != 0
 	if r.NAT = NAT(d.byte()); r.NAT > NATBlocked {
 		d.fail("unknown kind of NAT %d", uint8(r.NAT))
 	}
@@ -106,6 +115,9 @@ func ParseRecord(id identity.NodeID, b []byte) (Record, error) {
 	r.Region = d.region()
 	r.Endpoints = d.endpoints()
 	r.Relays = d.relays()
+	if r.Placed {
+		r.Coordinate = d.coordinate()
+	}
 	d.take(signatureSize)
 	if d.err == nil && len(d.rest) != 0 {
 		d.fail("%d bytes after the signature", len(d.rest))
@@ -224,6 +236,18 @@ func (d *decoder) relays() []identity.NodeID {
 		out = append(out, id)
 	}
 	return out
+}
+
+func (d *decoder) coordinate() Coordinate {
+	b := d.take(CoordinateSize)
+	if b == nil {
+		return Coordinate{}
+	}
+	c, ok := ParseCoordinate(b)
+	if !ok {
+		d.fail("the coordinate's error is more than %d", errorMost)
+	}
+	return c
 }
 
 // validRegion reports whether s may be shown to people and kept as a map key: short, printable, not padded with spaces.

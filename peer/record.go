@@ -109,6 +109,8 @@ type Record struct {
 	Sequence uint64
 	// Region is where the node says it stands; empty if it does not say.
 	Region string
+	// Named says that a person named the region; else the node has chosen it.
+	Named bool
 	// Endpoints are where it may be reached, the likeliest first.
 	Endpoints []Endpoint
 	// Relays are the nodes through which it may be reached when no endpoint works.
@@ -123,6 +125,9 @@ type Record struct {
 	Busy bool
 	// NAT is what stands between the node and the others, as far as it knows.
 	NAT NAT
+	// Coordinate is where the node stands in the space of round trips, as far as it knows; only if Placed.
+	Coordinate Coordinate
+	Placed     bool
 }
 
 // Network is the network that fails as one with the node, as far as its addresses tell: the /24 or /48 of the first that is not private, else of

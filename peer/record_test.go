@@ -33,6 +33,7 @@ func fullRecord(id identity.NodeID) Record {
 		ID: id, Sequence: 1<<64 - 1, StateVersion: 1<<64 - 2, Voter: true, Relay: true, Busy: true, NAT: NATBlocked,
 		Region: strings.Repeat("r", RegionMax),
 		Relays: []identity.NodeID{{1}, {2}},
+		Named:  true, Placed: true, Coordinate: Coordinate{Vec: [Dimensions]int16{-32768, 32767}, Height: 65535, Error: errorMost},
 	}
 	for i := range EndpointsMax {
 		r.Endpoints = append(r.Endpoints, endpoint(fmt.Sprintf("[2001:db8::%d]:51820", i+1), PortMapped))
@@ -138,10 +139,12 @@ func TestARecordLooksAsItIsDocumented(t *testing.T) {
 		Sequence: 7, StateVersion: 42, Region: "home", Voter: true, Relay: true, NAT: NATEasy,
 		Endpoints: []Endpoint{endpoint("192.0.2.7:51820", Local), endpoint("[2001:db8::1]:51821", PortMapped)},
 		Relays:    []identity.NodeID{{1}},
+		Named:     true, Placed: true, Coordinate: Coordinate{Vec: [Dimensions]int16{1, -2, 0, 0, 0, 0, 0, 259}, Height: 5, Error: 64},
 	}
-	want := "02" + "03" + "02" + "0000000000000007" + "000000000000002a" + "04" + "686f6d65" +
+	want := "03" + "1b" + "02" + "0000000000000007" + "000000000000002a" + "04" + "686f6d65" +
 		"02" + "41" + "c0000207" + "ca6c" + "63" + "20010db8000000000000000000000001" + "ca6d" +
-		"01" + "01" + strings.Repeat("00", 31)
+		"01" + "01" + strings.Repeat("00", 31) +
+		"0001" + "fffe" + strings.Repeat("0000", 5) + "0103" + "0005" + "40"
 	if got := fmt.Sprintf("%x", r.appendBody(nil)); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -154,7 +157,7 @@ func TestARecordLooksAsItIsDocumented(t *testing.T) {
 func TestTheLargestRecordIsAsLargeAsDocumented(t *testing.T) {
 	key := newKey(t)
 	b, err := fullRecord(key.ID()).Sign(key)
-	if err != nil || len(b) != recordLargest || recordLargest != 365 {
+	if err != nil || len(b) != recordLargest || recordLargest != 384 {
 		t.Errorf("%d bytes, %v; the bound is %d", len(b), err, recordLargest)
 	}
 }
@@ -162,7 +165,7 @@ func TestTheLargestRecordIsAsLargeAsDocumented(t *testing.T) {
 // layout builds encoded records that an honest node would never make.
 func layout(change func(parts [][]byte) [][]byte) []byte {
 	parts := [][]byte{
-		{2, 0, 2}, binary.BigEndian.AppendUint64(nil, 1), binary.BigEndian.AppendUint64(nil, 2),
+		{3, 0, 2}, binary.BigEndian.AppendUint64(nil, 1), binary.BigEndian.AppendUint64(nil, 2),
 		{4}, []byte("home"),
 		{1, 4<<4 | 1, 192, 0, 2, 7, 0xca, 0x6c},
 		{0},
@@ -181,9 +184,14 @@ func TestParseRefusesWhatIsNotCanonical(t *testing.T) {
 	v4in6 := append([]byte{1, 6<<4 | 1}, netip.MustParseAddr("::ffff:192.0.2.7").AsSlice()...)
 	for name, b := range map[string][]byte{
 		"empty":              {},
-		"another version":    layout(set(0, 1, 0, 2)),
-		"unknown flag":       layout(set(0, 2, 8, 2)),
-		"unknown NAT":        layout(set(0, 2, 0, 5)),
+		"another version":    layout(set(0, 2, 0, 2)),
+		"unknown flag":       layout(set(0, 3, 0x20, 2)),
+		"unknown NAT":        layout(set(0, 3, 0, 5)),
+		"coordinate missing": layout(set(0, 3, 0x10, 2)),
+		"coordinate too vague": layout(func(p [][]byte) [][]byte {
+			p[0], p[6] = []byte{3, 0x10, 2}, append(make([]byte, CoordinateSize), errorMost+1)
+			return p
+		}),
 		"region too long":    layout(set(3, 64)),
 		"region unprintable": layout(set(4, 'h', 'o', '\n', 'e')),
 		"family 5":           layout(set(5, 1, 5<<4|1, 192, 0, 2, 7, 1, 1)),

@@ -186,14 +186,14 @@ func (o *owner) advance(n *node, now instant) {
 	}
 	end := a.began + nat.PlanLength
 	if a.next < len(a.plan) {
-		o.wakeAt(a.began + a.plan[a.next].At)
+		o.wakeFor(n, a.began+a.plan[a.next].At)
 		return
 	}
 	if last := len(a.plan) - 1; last >= 0 {
 		end = max(end, a.began+a.plan[last].At+nat.PlanLength-nat.PlanLastRepeat)
 	}
 	if now < end {
-		o.wakeAt(end)
+		o.wakeFor(n, end)
 		return
 	}
 	o.end(n)

@@ -44,10 +44,12 @@ type node struct {
 	parked         atomic.Pointer[parked]
 	channels       atomic.Pointer[channelSet] // those through this node; nil: none
 	confirmed      atomic.Bool                // a path is validated by both sides
+	stirred        atomic.Bool                // the owner is to look at the node, whenever it is due
 
 	// The owner goroutine's.
 	paths      pathSet
 	born       instant
+	due        instant // when the owner has something to do for the node; 0: not before something happens
 	hints      []netip.AddrPort
 	tried      map[netip.AddrPort]bool // addresses of the last search
 	attempt    *attempt
@@ -222,15 +224,21 @@ func (n *node) noteSent(now instant, data, answer bool) {
 		n.used.Store(int64(now))
 	}
 	if now-instant(last) >= quietMin {
-		n.socket.wake()
+		n.wake()
 	}
 }
 
 // askForPath has the owner look for a path in the background.
 func (n *node) askForPath() {
 	if n.member.Load() != nil && n.wantsPath.CompareAndSwap(false, true) {
-		n.socket.wake()
+		n.wake()
 	}
+}
+
+// wake has the owner look at the node soon.
+func (n *node) wake() {
+	n.stirred.Store(true)
+	n.socket.wake()
 }
 
 // heard notes a packet from one of the node's sources.

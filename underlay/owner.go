@@ -86,19 +86,25 @@ func (o *owner) all() []*node {
 	return o.list
 }
 
-// scan steps every node that is due.
+// scan steps every node that is due or was stirred. A packet wakes the owner for its own node only: with a thousand of them, most have nothing
+// to do, and a look at each costs a microsecond. A sweep looks at all that are awake.
 func (o *owner) scan() {
 	o.dropRemovedLinks()
 	now := o.now()
 	o.recheckPending(now)
+	sweep := now-o.swept >= sweepInterval
 	for _, n := range o.all() {
 		if n.member.Load() == nil && n.expired(now) {
 			o.removeStranger(n)
 			continue
 		}
-		o.step(n, now)
+		if n.stirred.Swap(false) || n.due != 0 && n.due <= now || sweep && n.awake(now) {
+			o.step(n, now)
+		} else if n.due != 0 {
+			o.wakeAt(n.due) // the timer may have fired for another node
+		}
 	}
-	if now-o.swept >= sweepInterval {
+	if sweep {
 		o.swept = now
 		o.transactions.sweep(now)
 		o.forgetIdleChannels(now)
@@ -115,8 +121,17 @@ func (o *owner) wakeAt(at instant) {
 	o.timer.Reset(max(at-o.now(), 0))
 }
 
+// wakeFor sets when the node is due, unless it is earlier.
+func (o *owner) wakeFor(n *node, at instant) {
+	if n.due == 0 || at < n.due {
+		n.due = at
+	}
+	o.wakeAt(at)
+}
+
 // step carries one node forward: its search, then its paths.
 func (o *owner) step(n *node, now instant) {
+	n.due = 0
 	if n.wantsPath.Load() && (n.automatic == 0 || now-n.automatic >= automaticInterval) {
 		n.wantsPath.Store(false)
 		n.automatic = now
@@ -130,21 +145,32 @@ func (o *owner) step(n *node, now instant) {
 	acts, next := n.paths.step(now)
 	o.carryOut(n, acts)
 	if next != 0 {
-		o.wakeAt(next)
+		o.wakeFor(n, next)
 	}
 }
 
 // gather brings the core what the packet path has noted.
 func (o *owner) gather(n *node) {
 	p := &n.paths
-	p.sent, p.used, p.owed = orNever(n.sent.Load()), orNever(n.used.Load()), orNever(n.owed.Load())
-	p.unanswered = orNever(n.unanswered.Load())
+	n.gatherUse()
+	p.owed, p.unanswered = orNever(n.owed.Load()), orNever(n.unanswered.Load())
 	for i := range p.paths {
 		if src := o.sources.get(p.paths[i].addr); src != nil && src.node == n {
 			p.paths[i].heard = max(p.paths[i].heard, instant(src.received.Load()))
 			p.paths[i].evidence.now = src.sent.load()
 		}
 	}
+}
+
+// gatherUse brings the core when the node was last used.
+func (n *node) gatherUse() {
+	n.paths.sent, n.paths.used = orNever(n.sent.Load()), orNever(n.used.Load())
+}
+
+// awake reports whether the node is in use, searched for or kept. Packets that only come from it wake nobody.
+func (n *node) awake(now instant) bool {
+	n.gatherUse()
+	return n.attempt != nil || !n.paths.asleep(now)
 }
 
 // orNever turns the zero of the atomics into the core's "never".
@@ -219,6 +245,9 @@ func (o *owner) handleAnswer(a answer) {
 		n.active.CompareAndSwap(r, answeredRoute(a.endpoint, o.sources.put(a.addr, n, a.at)))
 	}
 	o.publish(n)
+	if id := n.member.Load(); id != nil && a.addr == n.paths.active && o.cfg.Measured != nil {
+		o.cfg.Measured(*id, a.rtt)
+	}
 	o.reached(n)
 	o.step(n, o.now())
 }

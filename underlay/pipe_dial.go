@@ -159,14 +159,14 @@ func (o *owner) considerPipes(n *node, now instant) {
 		return
 	}
 	if now < a.pipeAt {
-		o.wakeAt(a.pipeAt)
+		o.wakeFor(n, a.pipeAt)
 		return
 	}
 	if p := n.paths.find(n.paths.active); p != nil && p.missed < silentAfter {
 		return
 	}
 	a.pipeAt = now + pipeRetryMin
-	o.wakeAt(a.pipeAt)
+	o.wakeFor(n, a.pipeAt)
 	if a.pipeTo == nil {
 		a.pipeTo = o.pipeCandidates(n)
 	}

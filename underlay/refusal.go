@@ -28,12 +28,12 @@ func (n *node) sendFailed(bufs [][]byte, r *route, err error) error {
 	if r.sticky && !errors.Is(err, syscall.EMSGSIZE) {
 		// The local address it stuck to may be gone: let the system choose another, and tell the owner.
 		if plain := n.unstick(r); plain != nil {
-			n.socket.wake()
+			n.wake()
 			err = n.ship(bufs, plain.endpoint)
 		}
 	}
 	if r.source.note(bufs, err) {
-		n.socket.wake()
+		n.wake()
 	}
 	return err
 }

@@ -60,7 +60,7 @@ func (o *owner) sendOver(n *node, a action) {
 	case err == nil:
 	case size > 0 && errors.Is(err, syscall.EMSGSIZE):
 		o.carryOut(n, n.paths.refuse(a.addr, size))
-		o.wakeAt(o.now()) // for the next size
+		o.wakeFor(n, o.now()) // for the next size
 	case noWay(err):
 		o.carryOut(n, n.paths.fail(a.addr, o.now()))
 	}
@@ -117,6 +117,7 @@ func (o *owner) networkChanged() {
 		}
 		n.paths.doubt(now)
 		if !n.paths.asleep(now) {
+			o.wakeFor(n, now)
 			o.pending = append(o.pending, n)
 		}
 	}

@@ -63,8 +63,10 @@ type Config struct {
 	// Changes is signalled when addresses, routes or interfaces of the machine have changed, or it has slept: every path is in doubt
 	// then. nil: addresses are looked at every 15 seconds.
 	Changes <-chan struct{}
-	Rand    io.Reader
-	Log     *slog.Logger
+	// Measured is told of every round trip that is measured on a member's active path. It must return at once. May be nil.
+	Measured func(id identity.NodeID, rtt time.Duration)
+	Rand     io.Reader
+	Log      *slog.Logger
 }
 
 // Socket is the node's one UDP port, and everything that knows where other nodes are.
@@ -219,7 +221,7 @@ func (s *Socket) now() instant { return time.Since(s.start) + 1 }
 // when turns an instant back into a time.
 func (s *Socket) when(i instant) time.Time { return s.start.Add(i) }
 
-// wake has the owner look at all nodes soon.
+// wake has the owner look soon at what is due, and at the nodes that are stirred.
 func (s *Socket) wake() {
 	select {
 	case s.kick <- struct{}{}:

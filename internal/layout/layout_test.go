@@ -38,6 +38,7 @@ var levels = map[string]int{
 	"control":     3,
 	"underlay":    2,
 	"nat":         2,
+	"place":       2,
 	"peer":        1,
 	"policy":      1,
 	"crypto":      0,
