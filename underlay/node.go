@@ -44,12 +44,13 @@ type node struct {
 	parked         atomic.Pointer[parked]
 	channels       atomic.Pointer[channelSet] // those through this node; nil: none
 	confirmed      atomic.Bool                // a path is validated by both sides
-	stirred        atomic.Bool                // the owner is to look at the node, whenever it is due
+	stirred        atomic.Bool                // it is in the socket's list of those
 
 	// The owner goroutine's.
 	paths      pathSet
 	born       instant
-	due        instant // when the owner has something to do for the node; 0: not before something happens
+	due        instant // when the owner has something to do for the node, if it is in the queue
+	queued     int     // its place there, from 1 on; 0: it is not, and nothing is due before something happens
 	hints      []netip.AddrPort
 	tried      map[netip.AddrPort]bool // addresses of the last search
 	attempt    *attempt
@@ -233,12 +234,6 @@ func (n *node) askForPath() {
 	if n.member.Load() != nil && n.wantsPath.CompareAndSwap(false, true) {
 		n.wake()
 	}
-}
-
-// wake has the owner look at the node soon.
-func (n *node) wake() {
-	n.stirred.Store(true)
-	n.socket.wake()
 }
 
 // heard notes a packet from one of the node's sources.

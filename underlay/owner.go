@@ -13,7 +13,8 @@ type owner struct {
 	newKeysTotal bucket
 	// Of challenges to sources without a path.
 	strangeChallenges, keyedChallenges bucket
-	list                               []*node // scratch of all
+	list, woken                        []*node // scratch of all and of scan
+	queue                              dueQueue
 	swept                              instant
 	timer                              *time.Timer
 	due                                instant // when the timer fires
@@ -86,30 +87,48 @@ func (o *owner) all() []*node {
 	return o.list
 }
 
-// scan steps every node that is due or was stirred. A packet wakes the owner for its own node only: with a thousand of them, most have nothing
-// to do, and a look at each costs a microsecond. A sweep looks at all that are awake.
+// scan steps every node that is due or was stirred; now and then, all that are awake.
 func (o *owner) scan() {
 	o.dropRemovedLinks()
 	now := o.now()
 	o.recheckPending(now)
-	sweep := now-o.swept >= sweepInterval
-	for _, n := range o.all() {
-		if n.member.Load() == nil && n.expired(now) {
-			o.removeStranger(n)
-			continue
-		}
-		if n.stirred.Swap(false) || n.due != 0 && n.due <= now || sweep && n.awake(now) {
-			o.step(n, now)
-		} else if n.due != 0 {
-			o.wakeAt(n.due) // the timer may have fired for another node
-		}
+	o.woken = o.stirred.take(o.woken[:0])
+	for _, n := range o.woken {
+		o.stepKnown(n, now)
 	}
-	if sweep {
+	for n := o.queue.next(now); n != nil; n = o.queue.next(now) {
+		o.queue.drop(n)
+		o.stepKnown(n, now)
+	}
+	if now-o.swept >= sweepInterval {
 		o.swept = now
-		o.transactions.sweep(now)
-		o.forgetIdleChannels(now)
+		o.sweep(now)
 	}
 	o.wakeAt(now + sweepInterval)
+	if len(o.queue) > 0 {
+		o.wakeAt(o.queue[0].due)
+	}
+}
+
+// stepKnown steps a node, unless it was removed meanwhile.
+func (o *owner) stepKnown(n *node, now instant) {
+	if o.nodes.has(n) {
+		o.step(n, now)
+	}
+}
+
+// sweep forgets what has had its time, and looks at nodes that nothing has stirred: what only comes from a node wakes nobody.
+func (o *owner) sweep(now instant) {
+	for _, n := range o.all() {
+		switch {
+		case n.member.Load() == nil && n.expired(now):
+			o.removeStranger(n)
+		case n.awake(now):
+			o.step(n, now)
+		}
+	}
+	o.transactions.sweep(now)
+	o.forgetIdleChannels(now)
 }
 
 // wakeAt sets the timer, unless it fires earlier.
@@ -121,17 +140,15 @@ func (o *owner) wakeAt(at instant) {
 	o.timer.Reset(max(at-o.now(), 0))
 }
 
-// wakeFor sets when the node is due, unless it is earlier.
+// wakeFor makes the node due, unless it is earlier.
 func (o *owner) wakeFor(n *node, at instant) {
-	if n.due == 0 || at < n.due {
-		n.due = at
-	}
+	o.queue.at(n, at)
 	o.wakeAt(at)
 }
 
 // step carries one node forward: its search, then its paths.
 func (o *owner) step(n *node, now instant) {
-	n.due = 0
+	o.queue.drop(n)
 	if n.wantsPath.Load() && (n.automatic == 0 || now-n.automatic >= automaticInterval) {
 		n.wantsPath.Store(false)
 		n.automatic = now
@@ -167,7 +184,7 @@ func (n *node) gatherUse() {
 	n.paths.sent, n.paths.used = orNever(n.sent.Load()), orNever(n.used.Load())
 }
 
-// awake reports whether the node is in use, searched for or kept. Packets that only come from it wake nobody.
+// awake reports whether the node is in use, searched for or kept.
 func (n *node) awake(now instant) bool {
 	n.gatherUse()
 	return n.attempt != nil || !n.paths.asleep(now)

@@ -112,6 +112,7 @@ type Socket struct {
 	orphans  chan identity.NodeID
 	assists  chan identity.NodeID
 	kick     chan struct{}
+	stirred  stirred
 
 	closing sync.Once
 	done    chan struct{}

@@ -46,4 +46,5 @@ func (n *node) expired(now instant) bool {
 func (o *owner) removeStranger(n *node) {
 	o.dropPaths(n, ErrUnknownNode)
 	o.nodes.remove(n)
+	o.queue.drop(n)
 }

@@ -131,6 +131,7 @@ func (o *owner) revoke(key identity.WireGuardKey) {
 	o.closeChannels(n)
 	o.dropPaths(n, ErrUnknownNode)
 	o.nodes.remove(n)
+	o.queue.drop(n)
 	o.log.Info("paths of a revoked node dropped", "peer", name)
 }
 
