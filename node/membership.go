@@ -143,6 +143,7 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 	m.loops.Go(m.seekBootstrap)
 	if state.Version == 0 {
 		m.fetchMembers(state.Coordinators.Leader)
+		m.loops.Go(m.fetchLater)
 	}
 	m.awaitLeader(state)
 	if err := m.renewFirst(); err != nil {
@@ -195,33 +196,6 @@ func (m *membership) startPlane(state *coordinator.State, self *certificate.Memb
 		return nil
 	}
 	return m.openProxies(s)
-}
-
-// membersWait bounds how long a node that has just enrolled waits for one member to tell it of the others: a connection and a pull take some
-// 20 ms, and three times a lost packet.
-const membersWait = time.Second
-
-// fetchMembers learns of the others before a node that is fresh from enrolment, where it got only its own certificate, says that it is online:
-// the first packet after phantom join must find its destination. The leader is asked first, as it surely has this node in its ledger, then the
-// members that the token named. If none answers now, gossip brings the rest later.
-func (m *membership) fetchMembers(leader identity.NodeID) {
-	asked := []identity.NodeID{leader}
-	for _, h := range m.node.book.All() {
-		if h.ID != leader {
-			asked = append(asked, h.ID)
-		}
-	}
-	for _, id := range asked {
-		ctx, cancel := context.WithTimeout(m.ctx, membersWait)
-		err := m.group.Pull(ctx, id)
-		cancel()
-		if state := m.group.State(); state.Version > 0 {
-			m.adoptMembers(state)
-			m.adoptPolicy(state)
-			return
-		}
-		m.node.log.Debug("members not fetched yet", "peer", id.Short(), "err", err)
-	}
 }
 
 // leaderWait bounds how long a node that is the only voter waits for itself to lead: one election, which takes at most twice its timeout.
