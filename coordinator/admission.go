@@ -246,10 +246,19 @@ func (g *Group) executeEnroll(ctx context.Context, r *replica, asker identity.No
 	if err != nil {
 		return nil, err
 	}
+	g.placeIn(req, r, asker)
 	admit := func(certificate []byte) (Kind, any) {
 		return KindAdmit, admitBody{Invitation: req.Invitation, Request: sha256.Sum256(b.Request), Certificate: certificate}
 	}
 	return g.admit(ctx, r, asker, admission{req, g.draftAdmission, admit, req.Invitation != ""})
+}
+
+// placeIn has a machine that names no region begin in that of the member that brings it: until it finds another to be nearer, that is the best
+// guess. It changes the request as it was read, not what was signed.
+func (g *Group) placeIn(req *invitation.Request, r *replica, asker identity.NodeID) {
+	if certificate.CheckLabel(req.Region) != nil {
+		req.Region = g.ledgerState(r).RegionOf(asker)
+	}
 }
 
 // admission is one way in: who asks, what the ledger has to say to it, and the command that carries it out.

@@ -47,6 +47,7 @@ func (g *Group) executeApprove(ctx context.Context, r *replica, asker identity.N
 	if err != nil {
 		return nil, err
 	}
+	g.placeIn(req, r, asker)
 	approve := func(certificate []byte) (Kind, any) {
 		return KindApprove, approveBody{Request: sha256.Sum256(b.Request), Certificate: certificate}
 	}

@@ -203,6 +203,28 @@ func TestOnlyTheNextTermOfARegionIsTaken(t *testing.T) {
 	}
 }
 
+func TestWhoNamesNoRegionBeginsInThatOfTheMemberThatLetItIn(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(3)
+		if err := nodes[2].group.MoveRegion(t.Context(), "away"); err != nil {
+			t.Fatal(err)
+		}
+		token := nodes[0].invite(InviteSpec{Uses: 3})
+		for i, x := range []struct {
+			asks string
+			via  *member
+			is   string
+		}{{"", nodes[0], "home"}, {"", nodes[2], "away"}, {"moon", nodes[2], "moon"}} {
+			m := l.node(3 + i)
+			m.asks = &x.asks
+			m.join(x.via, token)
+			if is := m.group.State().RegionOf(m.id()); is != x.is {
+				t.Errorf("let in by %s, asking for %q: begins in %s, want %s", x.via.name, x.asks, is, x.is)
+			}
+		}
+	})
+}
+
 func TestAMemberMovesToAnotherRegionButNotAllTheTime(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
 		nodes := l.mesh(3)

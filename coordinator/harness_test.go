@@ -216,6 +216,7 @@ type member struct {
 	peers *peer.Table
 	group *Group
 	disk  *faultyDisk
+	asks  *string // for this region; nil: home
 }
 
 // The identities come from a fixed seed and are sorted by ID, so that neither traces nor what is drawn from an ID depend on chance.
@@ -295,7 +296,11 @@ func (m *member) open() *Group {
 // request signs an enrolment request with a token.
 func (m *member) request(token invitation.Token, at time.Time) []byte {
 	m.lab.t.Helper()
-	raw, err := invitation.SignRequest(m.key, invitation.Request{Mesh: token.Mesh, Public: *m.key.Public(), Name: m.name, Region: "home",
+	region := "home"
+	if m.asks != nil {
+		region = *m.asks
+	}
+	raw, err := invitation.SignRequest(m.key, invitation.Request{Mesh: token.Mesh, Public: *m.key.Public(), Name: m.name, Region: region,
 		Invitation: token.ID(), Proof: invitation.Proof(token.Key(), token.Mesh, m.id()), Time: at})
 	if err != nil {
 		m.lab.t.Fatal(err)

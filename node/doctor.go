@@ -109,9 +109,17 @@ func (m *membership) checkRegion(ctx context.Context, state *coordinator.State) 
 		f.Why, f.Next = err.Error(), "look again in a moment: another is elected within seconds if it is gone; then phantom why "+m.node.nameOf(id)
 		return f
 	}
+	if told := m.toldRegion(); told != "" && told != region {
+		f.What = "this node was told to be of region " + told + " and is of " + region
+		f.Why, f.Next = "the mesh has not moved it yet", "the log says why, if it takes longer than a minute: four moves at once, then one in ten minutes"
+		return f
+	}
 	f.OK, f.Severity = true, localapi.SeverityInfo
 	f.What = fmt.Sprintf("%s coordinates %s: %s, %d alive, %d with an older state, %d with a certificate that ends soon, %s appointed",
 		m.node.nameOf(id), region, count(h.Members, "member"), h.Alive, h.Behind, h.Expiring, count(len(h.Relays), "relay"))
+	if m.toldRegion() == "" {
+		f.What += "; this node has chosen the region: " + m.regionWhy()
+	}
 	return f
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,7 @@ func (n *Node) alreadyIn(ctx context.Context, m *membership, e localapi.Entry) e
 func (n *Node) found(name string) error {
 	s := n.cfg.Settings
 	m := n.newMembership()
-	group, err := coordinator.Found(n.groupConfig(m), coordinator.Founding{MeshName: name, IPv4: s.IPv4, NodeName: s.Name, Region: s.Region})
+	group, err := coordinator.Found(n.groupConfig(m), coordinator.Founding{MeshName: name, IPv4: s.IPv4, NodeName: s.Name, Region: cmp.Or(s.Region, coordinator.DefaultRegion)})
 	if err != nil {
 		return failed("cannot found the mesh "+name, err)
 	}

@@ -355,7 +355,7 @@ func (m *membership) publishRecords() {
 func sameNews(a, b peer.Record) bool {
 	return a.Region == b.Region && a.StateVersion == b.StateVersion && a.Voter == b.Voter && a.Relay == b.Relay && a.Busy == b.Busy && a.NAT == b.NAT &&
 		slices.Equal(a.Endpoints, b.Endpoints) && slices.Equal(a.Relays, b.Relays) &&
-		a.Placed == b.Placed && a.Coordinate == b.Coordinate
+		a.Named == b.Named && a.Placed == b.Placed && a.Coordinate == b.Coordinate
 }
 
 // describe is what there is to say of this node now, without a sequence.
@@ -368,6 +368,7 @@ func (m *membership) describe() peer.Record {
 	}
 	r.Endpoints, r.Relays, r.Relay, r.NAT = m.reach.Endpoints(), m.reach.Relays(), m.reach.OffersRelay(), m.reach.NAT()
 	r.Busy = r.Relay && m.reach.Busy()
+	r.Named = m.toldRegion() == r.Region
 	r.Coordinate, r.Placed = m.said.Step(n.place, time.Now())
 	return r
 }

@@ -46,6 +46,7 @@ type membership struct {
 
 	keys    keyring    // only followState uses it
 	said    place.Said // only describe uses it
+	region  region
 	news    versionNews
 	changed chan struct{}        // 1: the ledger or its copy has changed
 	gone    chan identity.NodeID // whose last control connection has ended
@@ -72,6 +73,7 @@ func (n *Node) newMembership() *membership {
 		adopted: map[identity.NodeID]uint64{}, voters: map[identity.NodeID]time.Time{},
 	}
 	m.guard.firewall = firewall.New()
+	m.region.look, m.region.told, m.region.measured = make(chan struct{}, 1), n.cfg.Settings.Region, map[identity.NodeID]measurement{}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -141,6 +143,7 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 	m.loops.Go(m.publishRecords)
 	m.loops.Go(m.rememberPaths)
 	m.loops.Go(m.seekBootstrap)
+	m.loops.Go(m.followRegion)
 	if state.Version == 0 {
 		m.fetchMembers(state.Coordinators.Leader)
 		m.loops.Go(m.fetchLater)

@@ -56,7 +56,13 @@ func (m *membership) describeSelf(state *coordinator.State, self *localapi.Self)
 		return
 	}
 	c := me.Certificate
-	self.Name, self.Region = c.Name, c.Region
+	self.Name, self.Region = c.Name, state.RegionOf(m.node.ID())
+	told := m.toldRegion()
+	if self.RegionNamed = told != ""; told == "" {
+		self.RegionWhy = m.regionWhy()
+	} else if told != self.Region {
+		self.RegionWhy = "on the way to " + told
+	}
 	self.Addresses = addressText(c.Addresses())
 	until := c.NotAfter.UTC()
 	self.Certificate = localapi.Certificate{NotAfter: &until, Serial: strconv.FormatUint(c.Serial, 10)}

@@ -344,3 +344,9 @@ func (h *Host) Enter(ctx context.Context, e localapi.Entry) error {
 	}
 	return n.Enter(ctx, e)
 }
+
+// Travel moves the host to addresses in another region's network.
+func (h *Host) Travel(region string, addrs ...netip.Addr) {
+	h.at.Region = region
+	h.Move(addrs...)
+}

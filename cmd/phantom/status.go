@@ -82,7 +82,7 @@ func (a *app) printSelf(w io.Writer, s api.Self) {
 		}
 	}
 	line("addresses", strings.Join(s.Addresses, "  "))
-	line("region", s.Region)
+	line("region", regionText(s))
 	line("role", s.Role)
 	line("endpoints", strings.Join(s.Endpoints, "  "))
 	line("nat", s.NAT)
@@ -96,6 +96,17 @@ func (a *app) printSelf(w io.Writer, s api.Self) {
 	if s.Certificate.NotAfter != nil {
 		line("certificate", "until "+s.Certificate.NotAfter.Local().Format("2006-01-02 15:04"))
 	}
+}
+
+// regionText says where this node is, and whether it was told so.
+func regionText(s api.Self) string {
+	switch {
+	case s.Region == "" || s.RegionNamed && s.RegionWhy == "":
+		return s.Region
+	case s.RegionNamed:
+		return s.Region + "  (" + s.RegionWhy + ")"
+	}
+	return s.Region + "  (chosen)"
 }
 
 func (a *app) printGroup(w io.Writer, s *api.Status) {

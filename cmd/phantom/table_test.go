@@ -57,7 +57,7 @@ func exampleStatus() *api.Status {
 	until := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	return &api.Status{
 		Mesh: api.Mesh{ID: "abcdefgh", Name: "lab"},
-		Self: api.Self{ID: id("a"), Name: "atlas", Addresses: []string{"10.86.0.1", "fd00::1"}, Region: "home", Role: localapi.RoleCoordinator,
+		Self: api.Self{ID: id("a"), Name: "atlas", Addresses: []string{"10.86.0.1", "fd00::1"}, Region: "home", RegionNamed: true, Role: localapi.RoleCoordinator,
 			State: localapi.StateOnline, Endpoints: []string{"192.0.2.7:51820"}, NAT: "unknown", Certificate: api.Certificate{NotAfter: &until}},
 		Coordinators: api.Coordinators{Quorum: true, Leader: id("b"), Term: 3, Voters: []string{id("a"), id("b"), id("z")}},
 		Peers:        examplePeers(),

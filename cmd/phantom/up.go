@@ -250,12 +250,13 @@ func (u *bringUp) tell(ctx context.Context) error {
 	return nil
 }
 
-// tellKept says that a name or region that was asked for is not what the mesh calls this node: both are part of its certificate.
+// tellKept says that a name that was asked for is not what the mesh calls this node, and that it does not stand where it was told to yet.
 func (u *bringUp) tellKept(s *api.Status) {
-	for _, k := range []struct{ flag, asked, is string }{{"name", u.settings.Name, s.Self.Name}, {"region", u.settings.Region, s.Self.Region}} {
-		if _, given := u.request.flags[k.flag]; given && k.asked != k.is {
-			fmt.Fprintf(u.app.stderr, "# in the mesh this node keeps the %s %s: a new one counts when it joins again\n", k.flag, printable(k.is))
-		}
+	if _, given := u.request.flags["name"]; given && u.settings.Name != s.Self.Name {
+		fmt.Fprintf(u.app.stderr, "# in the mesh this node keeps the name %s: phantom rename changes it\n", printable(s.Self.Name))
+	}
+	if _, given := u.request.flags["region"]; given && u.settings.Region != "" && u.settings.Region != s.Self.Region && s.Mesh.ID != "" {
+		fmt.Fprintf(u.app.stderr, "# it is of region %s until the mesh has moved it to %s\n", printable(s.Self.Region), printable(u.settings.Region))
 	}
 }
 

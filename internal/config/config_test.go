@@ -204,7 +204,7 @@ func TestSavedSettingsSurviveAndCanBeForgotten(t *testing.T) {
 func TestAnEmptyFlagMeansTheDefault(t *testing.T) {
 	file, _ := Parse("f", []byte("region: far\nbootstrap: a:1"))
 	s, err := Resolve(Defaults(), Layer{"region": {Words: []string{""}}, "bootstrap": {}}, file)
-	if err != nil || s.Region != "default" || s.Bootstrap != nil {
+	if err != nil || s.Region != "" || s.Bootstrap != nil {
 		t.Errorf("%+v %v", s, err)
 	}
 }

@@ -44,7 +44,7 @@ var Keys = []Key{
 	{Name: "state", Value: "DIR", Usage: "state folder (default: /var/lib/phantommesh for root, else ~/.local/state/phantommesh)", set: setState},
 	{Name: "log-level", Value: "LEVEL", Usage: "debug, info, warn or error (default info)", set: setLogLevel},
 	{Name: "name", Value: "NAME", Usage: "name of this node (default: the host's name)", set: label(func(s *Settings) *string { return &s.Name })},
-	{Name: "region", Value: "REGION", Usage: "region of this node", set: label(func(s *Settings) *string { return &s.Region })},
+	{Name: "region", Value: "REGION", Usage: "region of this node (default: that of the nearest members)", set: label(func(s *Settings) *string { return &s.Region })},
 	{Name: "port", Value: "N", Usage: "UDP port, 0 for any free one (default 51820)", set: setPort},
 	{Name: "listen", Value: "ADDR", Usage: "local address to bind and offer (default: all)", List: true, set: setListen},
 	{Name: "bootstrap", Value: "HOST:PORT", Usage: "member to try first", List: true, set: setBootstrap},

@@ -27,7 +27,7 @@ type Settings struct {
 	LogLevel slog.Level
 
 	Name   string // of this node: a DNS label; default: the host's name
-	Region string
+	Region string // empty: that of the nearest members
 
 	Port      uint16       // UDP; 0: any free one
 	Listen    []netip.Addr // bind and offer only these local addresses; empty: all
@@ -69,7 +69,6 @@ func Defaults() Settings {
 	s := Settings{
 		LogLevel: slog.LevelInfo,
 		Name:     hostName(),
-		Region:   "default",
 		Port:     51820,
 		Timing:   LAN,
 		// A fifth of what one core forwards, and no more than a home's fibre notices.

@@ -38,6 +38,8 @@ type Self struct {
 	Name        string       `json:"name"`
 	Addresses   List[string] `json:"addresses"` // overlay addresses, IPv4 first
 	Region      string       `json:"region"`
+	RegionNamed bool         `json:"region_named"`         // by a person; else the node has chosen it
+	RegionWhy   string       `json:"region_why,omitempty"` // what the choice rests on
 	Role        string       `json:"role"`
 	State       string       `json:"state"`
 	Endpoints   List[string] `json:"endpoints"` // addresses of the physical network, host:port
