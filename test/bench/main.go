@@ -18,6 +18,7 @@ type options struct {
 	seconds int // throughput: of one iperf3 run
 	joins   int // join: fresh nodes
 	kills   int // failover: leaders killed
+	revokes int // revocation: members revoked
 }
 
 // measurement is one section of the report.
@@ -37,6 +38,7 @@ var measurements = []measurement{
 	{"exchange", []string{"ping", lab.TUN}, exchangeCost},
 	{"failover", []string{lab.TUN}, failover},
 	{"succession", []string{lab.TUN}, succession},
+	{"revocation", []string{"ping", lab.TUN}, revocation},
 }
 
 func main() {
@@ -46,6 +48,7 @@ func main() {
 	flag.IntVar(&o.seconds, "seconds", 5, "seconds of one throughput run")
 	flag.IntVar(&o.joins, "joins", 11, "fresh nodes that join")
 	flag.IntVar(&o.kills, "kills", 5, "leaders, and coordinators of regions, killed")
+	flag.IntVar(&o.revokes, "revokes", 10, "members revoked")
 	flag.Parse()
 	fmt.Printf("%s/%s, %d CPUs, %s\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
 	failed := false
