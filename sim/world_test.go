@@ -16,7 +16,7 @@ import (
 func mesh(w *World, n int) ([]*Host, error) {
 	ctx := context.Background()
 	for i := range n {
-		h := w.AddHost(Placement{Name: fmt.Sprintf("n%d", i+1), Region: "home", Addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}})
+		h := w.AddHost(Placement{Name: fmt.Sprintf("n%d", i+1), Region: "home", Addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, byte(2 + i/250), byte(1 + i%250)})}})
 		if err := h.Start(); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,61 @@
+package gossip
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// RUMOUR_NODES=500 go test ./gossip -run TestARumourReachesAllWithinSeconds -v prints the row of docs/performance.md: how long it takes until
+// all members of one pool know of a new version of the state, as after a revocation. Any two are 40 ms of round trip apart, one packet of a
+// hundred is lost.
+func TestARumourReachesAllWithinSeconds(t *testing.T) {
+	n := 30
+	if v, err := strconv.Atoi(os.Getenv("RUMOUR_NODES")); err == nil {
+		n = v
+	}
+	testKey(t, n-1)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.delay, w.loss = 20*time.Millisecond, 0.01
+		hosts := w.hosts(n)
+		for i, h := range hosts {
+			p := h.start(func(c *setup) { c.Book = func() []identity.NodeID { return nil } })
+			if i > 0 {
+				go func() { _, _ = p.Join(t.Context(), []identity.NodeID{hosts[0].id}) }()
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		eventually(t, 5*time.Minute, "all alive everywhere", func() bool { return whole(hosts) })
+		time.Sleep(time.Minute) // what there is to tell of the start has been told
+		begin, before := time.Now(), w.packets.Load()
+		if err := hosts[1].pool.Load().host.Rumour(7, []byte("a newer version")); err != nil {
+			t.Fatal(err)
+		}
+		var took []time.Duration
+		left := slices.DeleteFunc(slices.Clone(hosts), func(h *host) bool { return h == hosts[1] })
+		eventually(t, 10*time.Second, "heard by all", func() bool {
+			left = slices.DeleteFunc(left, func(h *host) bool {
+				heard := slices.ContainsFunc(drain(h.pool.Load()), func(r Rumour) bool { return r.Topic == 7 })
+				if heard {
+					took = append(took, time.Since(begin))
+				}
+				return heard
+			})
+			return len(left) == 0
+		})
+		last := took[len(took)-1]
+		if last > 3*time.Second {
+			t.Errorf("the last of %d members heard after %v", n, last)
+		}
+		t.Logf("| %d | %v | %v | %d packets |", n, took[len(took)/2], last, w.packets.Load()-before)
+		closeAll(hosts)
+		time.Sleep(awarenessMax * LAN().ProbeInterval)
+		synctest.Wait()
+	})
+}
