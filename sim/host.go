@@ -181,7 +181,7 @@ func (h *Host) config(p *process) node.Config {
 	return node.Config{
 		Settings: s, Bind: h.card, NoSync: true, NetworkChanges: p.changes, Rand: h.random(), Now: h.clock.now,
 		Log:           slog.New(&hostLog{world: w, host: h.name}),
-		OpenInterface: p.open, OnPeer: keep, Multicast: openAir(p),
+		OpenInterface: p.open, OnPeer: release, Multicast: openAir(p),
 	}
 }
 

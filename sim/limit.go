@@ -39,6 +39,9 @@ var limitKinds = []limitKind{
 	{"failover", "failover_max_ms", "longest time without a leader after one was lost", inMillis, false},
 	{"coordinator", "coordinator_failover_max_ms", "longest time without a region's coordinator after one was lost", inMillis, false},
 	{"converged", "converged_max_s", "longest time until everybody knew who is there", inSeconds, false},
+	{"memory_growth", "memory_growth_share", "memory of a machine, from the end of the first day to that of the last", asShare, false},
+	{"routine_growth", "routine_growth_share", "goroutines of a machine, likewise", asShare, false},
+	{"traffic_growth", "traffic_growth_share", "what a machine sends in a day, likewise", asShare, false},
 	{"bytes_per_node_hour", "bytes_per_node_hour", "sent by a node in an hour, load included", inBytes, false},
 }
 

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math"
 	"net/netip"
 	"strings"
 	"testing"
@@ -48,6 +49,36 @@ func TestFiguresAreHeldAgainstWhatTheScenarioExpects(t *testing.T) {
 		if strings.Join(broken, " ") != c.broken {
 			t.Errorf("%s: broken: %q, want %q", name, broken, c.broken)
 		}
+	}
+}
+
+// A mesh that grew from the first day to the last is seen, whatever it did between; one day says nothing.
+func TestGrowthIsTheLastDayAgainstTheFirst(t *testing.T) {
+	g := growth{days: []dayFigures{{memory: 100e6, routines: 200, traffic: 5e6}}}
+	f := map[string]float64{}
+	if g.figures(f); len(f) > 0 {
+		t.Error(f)
+	}
+	g.days = append(g.days, dayFigures{memory: 500e6, routines: 900, traffic: 1}, dayFigures{memory: 120e6, routines: 200, traffic: 4e6})
+	g.figures(f)
+	for name, want := range map[string]float64{"memory_growth_share": 0.2, "routine_growth_share": 0, "traffic_growth_share": -0.2} {
+		if got := f[name]; math.Abs(got-want) > 1e-9 {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+	text := strings.Replace(soundScenario, "answered: 50%", "answered: 50%, memory_growth: 15%, routine_growth: 10%, traffic_growth: 10%", 1)
+	s, err := Parse("small.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var broken []string
+	for _, e := range s.expectations(f) {
+		if !e.Met {
+			broken = append(broken, e.Name)
+		}
+	}
+	if strings.Join(broken, " ") != "memory_growth" {
+		t.Errorf("broken: %s", broken)
 	}
 }
 

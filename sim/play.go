@@ -47,6 +47,7 @@ type play struct {
 	measures measures
 	recorder recorder
 	calm     calm
+	growth   growth
 
 	mu        sync.Mutex // guards what follows
 	lost      []lostPair
@@ -218,6 +219,7 @@ func (p *play) plan() {
 		p.repeat(every, p.loadTick)
 	}
 	p.planUsers()
+	p.planGrowth()
 	p.repeat(watchEvery, func() { p.watch() })
 }
 

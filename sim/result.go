@@ -42,6 +42,9 @@ type Violation struct {
 	Before  []Event       `json:"before"` // the last events before it, oldest first
 }
 
+// When is the time in the form in which events have it.
+func (v Violation) When() string { return clock(v.At) }
+
 // findings are the violations so far.
 type findings struct {
 	list []Violation
@@ -78,6 +81,7 @@ func (p *play) sum() *Result {
 	}
 	p.load.figures(r.Figures)
 	p.measures.figures(virtual, r.Figures)
+	p.growth.figures(r.Figures)
 	r.Figures["formed_s"] = p.formed.Seconds()
 	r.Figures["settled_s"] = p.load.settled.Seconds()
 	r.Figures["packets"] = float64(packets)

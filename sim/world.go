@@ -13,8 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.zx2c4.com/wireguard/device"
-
 	"github.com/phantommesh/phantommesh/underlay/underlaytest"
 )
 
@@ -149,18 +147,6 @@ func (w *World) Go(f func(ctx context.Context)) { w.procs.Go(func() { f(w.life) 
 // folder is where a host keeps its n-th life.
 func (w *World) folder(host string, n int) string {
 	return filepath.Join(w.cfg.Dir, fmt.Sprintf("%s.%d", host, n))
-}
-
-// keptPeers holds WireGuard's peers of all worlds until the program ends: the finalizers of their queues must not run outside of a bubble.
-var keptPeers struct {
-	sync.Mutex
-	all []*device.Peer
-}
-
-func keep(p *device.Peer) {
-	keptPeers.Lock()
-	defer keptPeers.Unlock()
-	keptPeers.all = append(keptPeers.all, p)
 }
 
 // Event is something that happened.

@@ -351,7 +351,7 @@ func (a *app) printExpectations(r *sim.Result) {
 // printRun shows a result to people.
 func (a *app) printRun(r *sim.Result) {
 	for _, v := range r.Violations {
-		fmt.Fprintf(a.stdout, "BROKEN  %s at %s: %s\n", v.Checker, v.At.Round(time.Millisecond), printable(v.Text))
+		fmt.Fprintf(a.stdout, "BROKEN  %s at %s, seed %d: %s\n", v.Checker, v.When(), r.Seed, printable(v.Text))
 		for _, e := range v.Before {
 			fmt.Fprintf(a.stdout, "        %s\n", printable(e.String()))
 		}

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/ipfs/go-datastore"
+	kadpb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	recpb "github.com/libp2p/go-libp2p-record/pb"
+	libp2p "github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 )
@@ -43,6 +46,44 @@ func TestTheStoreKeepsWhatIsClosest(t *testing.T) {
 		}
 		if closer >= 8 {
 			t.Errorf("kept a value although %d are closer", closer)
+		}
+	}
+}
+
+// stubborn is a member that answers every question with the same message, checked as answers are.
+type stubborn struct{ answer *kadpb.Message }
+
+func (s stubborn) SendRequest(_ context.Context, _ libp2p.ID, question *kadpb.Message) (*kadpb.Message, error) {
+	return s.answer, fits(question, s.answer)
+}
+
+func (s stubborn) SendMessage(ctx context.Context, p libp2p.ID, question *kadpb.Message) error {
+	_, err := s.SendRequest(ctx, p, question)
+	return err
+}
+
+// Regression: a member that answered a record to be stored with a message that had none ended the process of whoever had asked.
+func TestNoAnswerEndsWhoAsks(t *testing.T) {
+	record := &recpb.Record{Key: []byte("key"), Value: []byte("value")}
+	for _, kind := range []kadpb.Message_MessageType{kadpb.Message_PUT_VALUE, kadpb.Message_GET_VALUE, kadpb.Message_FIND_NODE, kadpb.Message_PING} {
+		for name, change := range map[string]func(*kadpb.Message){
+			"bare":         func(*kadpb.Message) {},
+			"empty record": func(m *kadpb.Message) { m.Record = &recpb.Record{} },
+			"no peers":     func(m *kadpb.Message) { m.CloserPeers = []*kadpb.Message_Peer{{}, {Id: []byte{0}}} },
+			"no providers": func(m *kadpb.Message) { m.ProviderPeers = []*kadpb.Message_Peer{{Addrs: [][]byte{{1, 2, 3}, nil}}} },
+		} {
+			answer := kadpb.NewMessage(kind, nil, 0)
+			change(answer)
+			asks, err := kadpb.NewProtocolMessenger(stubborn{answer})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := asks.PutValue(t.Context(), "peer", record); err == nil {
+				t.Errorf("%v, %s: passes for a record that was stored", kind, name)
+			}
+			_, _, _ = asks.GetValue(t.Context(), "peer", "key")
+			_, _ = asks.GetClosestPeers(t.Context(), "peer", "key")
+			_ = asks.Ping(t.Context(), "peer")
 		}
 	}
 }

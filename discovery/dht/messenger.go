@@ -81,8 +81,20 @@ func (m *messenger) ask(ctx context.Context, p libp2p.ID, question *kadpb.Messag
 	if err := proto.Unmarshal(body, answer); err != nil {
 		return nil, fmt.Errorf("%w: answer of %s: %w", errFrame, id.Short(), err)
 	}
-	if answer.Type != question.Type {
-		return nil, fmt.Errorf("%w: %s answers %v with %v", errFrame, id.Short(), question.Type, answer.Type)
+	if err := fits(question, answer); err != nil {
+		return nil, fmt.Errorf("%w: answer of %s: %w", errFrame, id.Short(), err)
 	}
 	return answer, nil
+}
+
+// fits refuses answers that kad-dht does not expect: it takes the record in the answer to one that it had stored for given, and would end the
+// process if there is none.
+func fits(question, answer *kadpb.Message) error {
+	switch {
+	case answer.Type != question.Type:
+		return fmt.Errorf("%v is answered with %v", question.Type, answer.Type)
+	case question.Type == kadpb.Message_PUT_VALUE && answer.GetRecord() == nil:
+		return errors.New("no record in the answer to one that was to be stored")
+	}
+	return nil
 }
