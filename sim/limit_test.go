@@ -52,6 +52,14 @@ func TestFiguresAreHeldAgainstWhatTheScenarioExpects(t *testing.T) {
 	}
 }
 
+func TestFiguresAreShownToPeople(t *testing.T) {
+	for v, want := range map[float64]string{0: "0", 0.01005: "0.01005", 12.3456: "12.35", 9999: "9999", 10_000: "10,000", 356_040_123.7: "356,040,124", -1e6: "-1,000,000", 999_999: "999,999"} {
+		if got := FigureText(v); got != want {
+			t.Errorf("%v: %s, want %s", v, got, want)
+		}
+	}
+}
+
 // A mesh that grew from the first day to the last is seen, whatever it did between; one day says nothing.
 func TestGrowthIsTheLastDayAgainstTheFirst(t *testing.T) {
 	g := growth{days: []dayFigures{{memory: 100e6, routines: 200, traffic: 5e6}}}

@@ -129,6 +129,22 @@ func ReplayCommand(scenario string, seed uint64, nodes int, run time.Duration, e
 	return strings.Join(words, " ")
 }
 
+// FigureText shows a figure to people: whole and in groups of three digits where it is large, else with four digits that count.
+func FigureText(v float64) string {
+	const wholeFrom = 10_000
+	if v > -wholeFrom && v < wholeFrom {
+		return strconv.FormatFloat(v, 'g', 4, 64)
+	}
+	digits := strconv.FormatFloat(v, 'f', 0, 64)
+	sign, digits := digits[:len(digits)-len(strings.TrimPrefix(digits, "-"))], strings.TrimPrefix(digits, "-")
+	first := (len(digits)-1)%3 + 1
+	out := sign + digits[:first]
+	for i := first; i < len(digits); i += 3 {
+		out += "," + digits[i:i+3]
+	}
+	return out
+}
+
 // quoted makes a word of a shell out of a file's name.
 func quoted(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool {

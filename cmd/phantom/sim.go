@@ -359,7 +359,7 @@ func (a *app) printRun(r *sim.Result) {
 	a.printExpectations(r)
 	t := a.newTable("FIGURE", "VALUE")
 	for _, name := range slices.Sorted(maps.Keys(r.Figures)) {
-		t.add(strings.ReplaceAll(name, "_", " "), fmt.Sprintf("%.4g", r.Figures[name]))
+		t.add(strings.ReplaceAll(name, "_", " "), sim.FigureText(r.Figures[name]))
 	}
 	t.print(a.stdout)
 	word := "passed"

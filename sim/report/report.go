@@ -68,7 +68,7 @@ func Write(w io.Writer, r *sim.Result) error {
 	v.Charts = charts(rec, seconds(r.VirtualSeconds))
 	v.Map = newMap(rec)
 	for _, name := range slices.Sorted(maps.Keys(r.Figures)) {
-		v.Numbers = append(v.Numbers, number{strings.ReplaceAll(name, "_", " "), fmt.Sprintf("%.5g", r.Figures[name])})
+		v.Numbers = append(v.Numbers, number{strings.ReplaceAll(name, "_", " "), sim.FigureText(r.Figures[name])})
 	}
 	v.Listed, v.Left = events(r.Events)
 	for _, b := range r.Violations {
