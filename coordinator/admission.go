@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -137,14 +136,14 @@ func Enrolled(cfg Config, a Answer) (*Group, error) {
 	if a.state == nil || a.Member.NodeID() != cfg.Key.ID() {
 		return nil, errors.New("coordinator: this answer was not made by ParseAnswer for this node")
 	}
-	path, err := beginDir(cfg.Dir)
+	path, err := beginDir(cfg.Disk, cfg.Dir)
 	if err != nil {
 		return nil, foundError(cfg.Dir, err)
 	}
-	if err := writeStateFile(filepath.Join(path, stateName), a.state); err != nil {
-		return nil, foundError(cfg.Dir, errors.Join(err, os.RemoveAll(path)))
+	if err := writeStateFile(cfg.Disk, filepath.Join(path, stateName), a.state); err != nil {
+		return nil, foundError(cfg.Dir, errors.Join(err, cfg.Disk.RemoveAll(path)))
 	}
-	if err := commitDir(cfg.Dir); err != nil {
+	if err := commitDir(cfg.Disk, cfg.Dir); err != nil {
 		return nil, foundError(cfg.Dir, err)
 	}
 	return open(cfg)
@@ -182,7 +181,7 @@ const learnWait = time.Second
 // inGoodStanding tells whether this node's own state holds a member with a certificate that has not ended.
 func (g *Group) inGoodStanding(id identity.NodeID) bool {
 	m, ok := g.state.Load().Member(id)
-	return ok && m.Status == Active && !g.cfg.Now().After(m.Certificate.NotAfter)
+	return ok && m.Status == Active && !untimely(m.Certificate, g.cfg.Now())
 }
 
 // learnOf waits until this node's own state holds a member that the leader has just admitted or renewed: its next step is to pull

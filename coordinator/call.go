@@ -44,6 +44,8 @@ const (
 	opMoveRegion   op = 18 // the asker is of another region now
 	opYield        op = 19 // the asker is about to go: another is to coordinate its region
 	opRegionHealth op = 20 // answered by a region's coordinator
+
+	opClock op = 21 // what time it is; answered by any member
 )
 
 type question struct {

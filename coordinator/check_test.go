@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // foundedFolder is the state folder of a founder that never ran, and the founder's ID.
@@ -19,15 +20,15 @@ func foundedFolder(t *testing.T) (string, identity.NodeID) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	path, err := beginDir(dir)
+	path, err := beginDir(durable.OS{}, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Key: key, Dir: dir, Rand: rand.Reader, Now: time.Now}
+	cfg := Config{Key: key, Dir: dir, Rand: rand.Reader, Now: time.Now, Disk: durable.OS{}}
 	if err := fillFounding(cfg, Founding{MeshName: "lab", IPv4: DefaultIPv4, NodeName: "atlas", Region: "home"}, path); err != nil {
 		t.Fatal(err)
 	}
-	if err := commitDir(dir); err != nil {
+	if err := commitDir(durable.OS{}, dir); err != nil {
 		t.Fatal(err)
 	}
 	return dir, key.ID()

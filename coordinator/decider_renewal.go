@@ -10,7 +10,7 @@ import (
 )
 
 // DecideRenewal reissues the certificates of members that are there before two thirds of their life are over. Who is away gets its own when it
-// returns: it asks (renew.go). And anybody's is reissued whose issuer was revoked: members know it was good before, but who comes to the mesh
+// returns: it asks (renew.go). One from a time that has not come nobody takes, so it is replaced whether its member is seen or not. And anybody's is reissued whose issuer was revoked: members know it was good before, but who comes to the mesh
 // later does not.
 func DecideRenewal(s *State, o Observation) []Proposal {
 	var out []Proposal
@@ -25,6 +25,8 @@ func DecideRenewal(s *State, o Observation) []Proposal {
 		switch {
 		case o.Wall.After(renewAt(m)) && (o.alive(m.ID) || m.ID == o.Self):
 			out = append(out, Proposal{Action: Reissue, Node: m.ID, Why: "nearly two thirds of its life are over"})
+		case fromAhead(m.Certificate, o.Wall):
+			out = append(out, Proposal{Action: Reissue, Node: m.ID, Why: "a clock that was ahead has written it"})
 		case betrayed(m, outcast) && !o.Wall.After(m.Certificate.NotAfter):
 			out = append(out, Proposal{Action: Reissue, Node: m.ID, Why: "its issuer was revoked"})
 		}

@@ -95,6 +95,8 @@ type Proposal struct {
 type Decider struct {
 	Name   string
 	Decide func(ledger *State, seen Observation) []Proposal
+	// Dates: what it proposes is signed with the leader's time, and so waits until its clock is known to be right.
+	Dates bool
 	// Staged: it looks at CaughtUp, for which the staged are asked first. That takes a while when one of them does not answer, and a region
 	// must not wait for it.
 	Staged bool
@@ -104,10 +106,10 @@ type Decider struct {
 // carried out in order, up to proposalsPerTick.
 var Deciders = []Decider{
 	{Name: "regions", Decide: DecideRegions},
-	{Name: "issuers", Decide: DecideIssuers},
+	{Name: "issuers", Decide: DecideIssuers, Dates: true},
 	{Name: "voters", Decide: DecideVoters, Staged: true},
-	{Name: "renewal", Decide: DecideRenewal},
-	{Name: "keyring", Decide: DecideKeyring},
+	{Name: "renewal", Decide: DecideRenewal, Dates: true},
+	{Name: "keyring", Decide: DecideKeyring, Dates: true},
 	{Name: "relays", Decide: DecideRelays},
 }
 

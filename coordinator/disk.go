@@ -10,9 +10,10 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/google/renameio/v2"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // The layout below Config.Dir. Everything of the mesh is in one folder, so that it comes into being by one rename and goes by one.
@@ -42,73 +43,53 @@ func diskHint(err error) string {
 	return ""
 }
 
-// syncDir makes renames and new names in dir durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	return errors.Join(err, f.Close())
-}
-
-// writeSynced writes a new file and makes its content durable.
-func writeSynced(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
 // commitDir makes the finished folder newDir the mesh folder: the one moment at which a node becomes a member on disk.
-func commitDir(dir string) error {
-	if err := syncDir(filepath.Join(dir, newDir)); err != nil {
+func commitDir(d durable.Disk, dir string) error {
+	if err := d.SyncDir(filepath.Join(dir, newDir)); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(dir, newDir), filepath.Join(dir, meshDir)); err != nil {
+	if err := d.Rename(filepath.Join(dir, newDir), filepath.Join(dir, meshDir)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return d.SyncDir(dir)
 }
 
 // beginDir clears leftovers of an interrupted start and makes an empty newDir.
-func beginDir(dir string) (string, error) {
+func beginDir(d durable.Disk, dir string) (string, error) {
 	if _, err := os.Stat(filepath.Join(dir, meshDir)); err == nil {
 		return "", ErrExists
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := d.MkdirAll(dir); err != nil {
 		return "", err
 	}
-	if err := sweepDir(dir); err != nil {
+	if err := sweepDir(d, dir); err != nil {
 		return "", err
 	}
 	path := filepath.Join(dir, newDir)
-	return path, os.Mkdir(path, 0o700)
+	return path, d.Mkdir(path)
 }
 
-func sweepDir(dir string) error {
+func sweepDir(d durable.Disk, dir string) error {
 	temps, _ := filepath.Glob(filepath.Join(dir, meshDir, ".*")) // of renameio, cut short
 	for _, t := range temps {
-		os.Remove(t)
+		_ = d.Remove(t)
 	}
-	return errors.Join(os.RemoveAll(filepath.Join(dir, newDir)), os.RemoveAll(filepath.Join(dir, oldDir)),
-		os.RemoveAll(filepath.Join(dir, meshDir, wipedName)))
+	return errors.Join(d.RemoveAll(filepath.Join(dir, newDir)), d.RemoveAll(filepath.Join(dir, oldDir)),
+		d.RemoveAll(filepath.Join(dir, meshDir, wipedName)))
 }
 
 // Forget removes all of the mesh from the folder, root key included: after this node has left. The node's identity is not here.
-func Forget(dir string) error {
-	if err := sweepDir(dir); err != nil {
+func Forget(d durable.Disk, dir string) error {
+	if err := sweepDir(d, dir); err != nil {
 		return err
 	}
-	err := os.Rename(filepath.Join(dir, meshDir), filepath.Join(dir, oldDir))
+	err := d.Rename(filepath.Join(dir, meshDir), filepath.Join(dir, oldDir))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return errors.Join(err, syncDir(dir), os.RemoveAll(filepath.Join(dir, oldDir)))
+	return errors.Join(err, d.SyncDir(dir), d.RemoveAll(filepath.Join(dir, oldDir)))
 }
 
 // Exists tells whether the folder belongs to a mesh.
@@ -118,12 +99,12 @@ func Exists(dir string) bool {
 }
 
 // markVoter is written before the first vote can be promised.
-func markVoter(mesh string) error {
+func markVoter(d durable.Disk, mesh string) error {
 	path := filepath.Join(mesh, voterName)
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	return errors.Join(writeSynced(path, nil), syncDir(mesh))
+	return errors.Join(d.Create(path, nil), d.SyncDir(mesh))
 }
 
 // hasForgotten tells whether this node once had a vote and has lost its log: what it promised is gone, so it must not vote before
@@ -136,8 +117,8 @@ func hasForgotten(mesh string) bool {
 
 // keepTerm remembers the term of a replica that is about to be wiped. A later replica begins with it: to leaders of older terms,
 // cut off since, this node has promised not to follow, and without it some such nodes together could complete their majority.
-func keepTerm(mesh string, term uint64) error {
-	return renameio.WriteFile(filepath.Join(mesh, termName), []byte(strconv.FormatUint(term, 10)+"\n"), 0o600, renameio.WithTempDir(mesh))
+func keepTerm(d durable.Disk, mesh string, term uint64) error {
+	return d.WriteFile(filepath.Join(mesh, termName), []byte(strconv.FormatUint(term, 10)+"\n"))
 }
 
 // restoreTerm raises a new replica's term to the kept one.
@@ -165,18 +146,18 @@ func restoreTerm(store raft.StableStore, mesh string) error {
 }
 
 // wipeReplica removes log and promises, once the group's leader has confirmed that this node is not a voter.
-func wipeReplica(mesh string) error {
+func wipeReplica(d durable.Disk, mesh string) error {
 	old := filepath.Join(mesh, wipedName)
-	if err := os.RemoveAll(old); err != nil {
+	if err := d.RemoveAll(old); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(mesh, raftName), old); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := d.Rename(filepath.Join(mesh, raftName), old); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := os.Remove(filepath.Join(mesh, voterName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := d.Remove(filepath.Join(mesh, voterName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return errors.Join(syncDir(mesh), os.RemoveAll(old))
+	return errors.Join(d.SyncDir(mesh), d.RemoveAll(old))
 }
 
 // A bbolt file begins with two meta pages, the older and the newer (go.etcd.io/bbolt/internal/common, Meta; integers in the machine's order):

@@ -80,7 +80,7 @@ func (g *Group) hasForgotten() bool {
 
 // tendReplica throws away a fenced replica, opens it again later, and returns the one that runs.
 func (g *Group) tendReplica() *replica {
-	g.mu.Lock()
+	g.lockOpened()
 	r := g.replica
 	if r == nil {
 		defer g.mu.Unlock()
@@ -164,7 +164,7 @@ func (g *Group) confirmRemoval(term uint64) {
 
 // resignLocally stops and wipes the replica, keeping the term: a leader of an older one can never again count on this node.
 func (g *Group) resignLocally(term uint64) error {
-	g.mu.Lock()
+	g.lockOpened()
 	if g.retiring || g.closed {
 		g.mu.Unlock()
 		return nil
@@ -187,7 +187,7 @@ func (g *Group) resignLocally(term uint64) error {
 	if r != nil && g.outdated(r) {
 		term = 0 // what it has promised binds it in its own lineage only
 	}
-	if err := errors.Join(g.save(), keepTerm(g.mesh, term), wipeReplica(g.mesh)); err != nil {
+	if err := errors.Join(g.save(), keepTerm(g.cfg.Disk, g.mesh, term), wipeReplica(g.cfg.Disk, g.mesh)); err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -212,13 +212,20 @@ func (g *Group) lead(r *replica) {
 		return
 	}
 	g.herald(r)
+	dated := g.tendClock(r)
 	o := g.observeMesh(r)
 	var ledger *State
 	r.machine.view(func(l *Ledger) { ledger = l.State() })
 	if g.watch.settled.spares(ledger, o) {
 		return
 	}
+	if !dated {
+		g.watch.settled.stir(o.Now) // those that rest now must look as soon as they may
+	}
 	for _, d := range Deciders {
+		if d.Dates && !dated {
+			continue
+		}
 		if d.Staged {
 			g.observeStaged(r, &o)
 		}
@@ -343,7 +350,7 @@ func (g *Group) carryOut(r *replica, p Proposal) error {
 	case RemoveVoter:
 		return r.wait(ctx, func() raft.Future { return r.raft.RemoveServer(id, 0, limit) })
 	case Transfer:
-		return r.wait(ctx, func() raft.Future { return r.raft.LeadershipTransferToServer(id, addr) })
+		return g.handTo(ctx, r, p.Node)
 	case Reissue:
 		if err := g.ready(ctx, r); err != nil {
 			return err
@@ -353,6 +360,11 @@ func (g *Group) carryOut(r *replica, p Proposal) error {
 		return g.changeKeys(ctx, r, p.Action == AnnounceKey)
 	}
 	return nil
+}
+
+// handTo makes another voter the leader.
+func (g *Group) handTo(ctx context.Context, r *replica, to identity.NodeID) error {
+	return r.wait(ctx, func() raft.Future { return r.raft.LeadershipTransferToServer(serverID(to), serverAddress(to)) })
 }
 
 type signRequest struct {

@@ -74,8 +74,16 @@ func (g *Group) execute(ctx context.Context, r *replica, asker identity.NodeID, 
 	if !state.Active(asker) {
 		return nil, refuse(RefusedNotAllowed, "%s is not an active member of the mesh", asker.Short())
 	}
+	if slices.Contains(datedOps, q.Op) {
+		if err := g.dated(ctx, r); err != nil {
+			return nil, err
+		}
+	}
 	return do(g, ctx, r, asker, q.Body)
 }
+
+// datedOps sign something with the leader's time. To put somebody out is none of them: that must work while no clock is right.
+var datedOps = []op{opEnroll, opInvite, opApprove, opTag, opRename, opMoveRegion}
 
 // ready confirms leadership and, once a term, waits until all entries of earlier terms are applied here.
 func (g *Group) ready(ctx context.Context, r *replica) error {

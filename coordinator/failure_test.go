@@ -11,6 +11,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/invitation"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // settle waits until the group has its size in the eyes of all its voters: then the last change is committed.
@@ -288,7 +289,7 @@ func TestLastVoterHandsOverBeforeItLeaves(t *testing.T) {
 			t.Fatal(err)
 		}
 		first.close()
-		if err := Forget(first.dir); err != nil || Exists(first.dir) {
+		if err := Forget(durable.OS{}, first.dir); err != nil || Exists(first.dir) {
 			t.Fatal("the folder is still there")
 		}
 		l.eventually(5*time.Second, "the other decides alone", func() bool { return l.leader() == second && l.votersOf(second) == 1 })

@@ -44,14 +44,14 @@ func Found(cfg Config, f Founding) (*Group, error) {
 		return nil, err
 	}
 	f.MeshName, f.NodeName = cleanName(f.MeshName), cleanName(f.NodeName)
-	path, err := beginDir(cfg.Dir)
+	path, err := beginDir(cfg.Disk, cfg.Dir)
 	if err != nil {
 		return nil, foundError(cfg.Dir, err)
 	}
 	if err := fillFounding(cfg, f, path); err != nil {
-		return nil, foundError(cfg.Dir, errors.Join(err, os.RemoveAll(path)))
+		return nil, foundError(cfg.Dir, errors.Join(err, cfg.Disk.RemoveAll(path)))
 	}
-	if err := commitDir(cfg.Dir); err != nil {
+	if err := commitDir(cfg.Disk, cfg.Dir); err != nil {
 		return nil, foundError(cfg.Dir, err)
 	}
 	return open(cfg)
@@ -82,14 +82,14 @@ func fillFounding(cfg Config, f Founding, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(filepath.Join(path, rootName), seal.Wrap(rootKind, secret)); err != nil {
+	if err := cfg.Disk.Create(filepath.Join(path, rootName), seal.Wrap(rootKind, secret)); err != nil {
 		return err
 	}
 	state := ledger.State().withCoordinators(Coordinators{Voters: []identity.NodeID{cfg.Key.ID()}, AsOf: cfg.Now()})
-	if err := writeStateFile(filepath.Join(path, stateName), state); err != nil {
+	if err := writeStateFile(cfg.Disk, filepath.Join(path, stateName), state); err != nil {
 		return err
 	}
-	if err := markVoter(path); err != nil {
+	if err := markVoter(cfg.Disk, path); err != nil {
 		return err
 	}
 	return bootstrap(cfg, command, filepath.Join(path, raftName))
@@ -129,7 +129,7 @@ const (
 
 // bootstrap writes the log with its first two entries. They are committed as soon as the only voter has won its first election.
 func bootstrap(cfg Config, command Command, dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := cfg.Disk.MkdirAll(dir); err != nil {
 		return err
 	}
 	store, err := openLog(filepath.Join(dir, logFile), cfg.NoSync)
@@ -148,7 +148,7 @@ func bootstrap(cfg Config, command Command, dir string) error {
 				{Index: foundingIndex, Term: foundingTerm, Type: raft.LogCommand, Data: data, AppendedAt: cfg.Now()},
 			}))
 	}
-	return errors.Join(err, store.Close(), syncDir(dir))
+	return errors.Join(err, store.Close(), cfg.Disk.SyncDir(dir))
 }
 
 // readRootKey reads the founder's key; nil where there is none.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // foundingDir tells the child process of the next test where to found.
@@ -35,7 +36,7 @@ func foundForever(dir string) {
 			panic(err)
 		}
 		g.Close()
-		if err := Forget(dir); err != nil {
+		if err := Forget(durable.OS{}, dir); err != nil {
 			panic(err)
 		}
 	}

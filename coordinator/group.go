@@ -19,6 +19,7 @@ import (
 	"github.com/phantommesh/phantommesh/control"
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/durable"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -38,6 +39,8 @@ type Config struct {
 	// OnState is called, coalesced and from one goroutine, after State or the view of the coordinators changed.
 	OnState  func()
 	wrapDisk func(disk) disk // tests put faults there
+	// Disk is what Dir is written through; nil: durable.OS.
+	Disk durable.Disk
 	// NoSync leaves out fsync of the replicated log: for simulations, never for a real node.
 	NoSync bool
 }
@@ -51,6 +54,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader
+	}
+	if c.Disk == nil {
+		c.Disk = durable.OS{}
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -100,17 +106,19 @@ type Group struct {
 	publishing sync.Mutex // orders publish; taken before nothing else
 	heads      headCache
 
-	mu        sync.Mutex // guards what follows; never held while calling out, except for opening and stopping a replica
+	mu        sync.Mutex // guards what follows; never held while calling out
 	replica   *replica
 	closed    bool
 	reopenAt  time.Time // a fenced replica is not opened again before
 	forgotten bool      // see hasForgotten
 	overruled *Overruled
-	retiring  bool  // the replica is being wiped: none may be opened
-	fault     error // why there is no replica although there should be
+	opening   chan struct{} // not nil: a replica is being opened, until it is closed; see lockOpened
+	retiring  bool          // the replica is being wiped: none may be opened
+	fault     error         // why there is no replica although there should be
 
-	watch     watcher                       // of the deciders; only steer uses it
-	offices   offices                       // the same
+	watch     watcher // of the deciders; only steer uses it
+	offices   offices // the same
+	clock     clockWatch
 	behind    map[identity.NodeID]time.Time // the same: who of the region this node coordinates has had an older state since when
 	random    *mrand.Rand                   // spreads pulls; only fetch uses it
 	admitting chan struct{}                 // capacity 1: admissions on the leader take turns
@@ -152,7 +160,7 @@ func open(cfg Config) (*Group, error) {
 		return nil, err
 	}
 	g.admitAll(nil, state)
-	if err := finishReseed(g.mesh); err != nil {
+	if err := finishReseed(cfg.Disk, g.mesh); err != nil {
 		return nil, fmt.Errorf("coordinator: finish the recovery that was interrupted: %w", err)
 	}
 	g.forgotten = hasForgotten(g.mesh)
@@ -177,14 +185,14 @@ func Open(cfg Config) (*Group, error) {
 	if !Exists(cfg.Dir) {
 		return nil, ErrNoMesh
 	}
-	if err := sweepDir(cfg.Dir); err != nil {
+	if err := sweepDir(cfg.Disk, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("coordinator: clear leftovers in %s: %w", cfg.Dir, err)
 	}
 	return open(cfg)
 }
 
 func (g *Group) openReplica() (*replica, error) {
-	if err := markVoter(g.mesh); err != nil {
+	if err := markVoter(g.cfg.Disk, g.mesh); err != nil {
 		return nil, fmt.Errorf("coordinator: write %s: %w", filepath.Join(g.mesh, voterName), err)
 	}
 	var seed [32]byte
@@ -197,7 +205,7 @@ func (g *Group) openReplica() (*replica, error) {
 		open: func(ctx context.Context, id identity.NodeID) (Stream, error) {
 			return g.cfg.Streams.Open(ctx, id, ProtocolRaft)
 		},
-		changed: g.publish, wake: func() { poke(g.wake); poke(g.news) }, noSync: g.cfg.NoSync, wrapDisk: g.cfg.wrapDisk,
+		changed: g.publish, wake: func() { poke(g.wake); poke(g.news) }, noSync: g.cfg.NoSync, disk: g.cfg.Disk, wrapDisk: g.cfg.wrapDisk,
 	})
 }
 
@@ -307,7 +315,7 @@ func (g *Group) announce() {
 
 // Close stops the replica and every goroutine; the state is on disk afterwards.
 func (g *Group) Close() error {
-	g.mu.Lock()
+	g.lockOpened()
 	if g.closed {
 		g.mu.Unlock()
 		return nil

@@ -216,8 +216,11 @@ type member struct {
 	peers *peer.Table
 	group *Group
 	disk  *faultyDisk
-	asks  *string // for this region; nil: home
+	asks  *string      // for this region; nil: home
+	off   atomic.Int64 // how far this machine's clock is ahead of the mesh's, in nanoseconds
 }
+
+func (m *member) now() time.Time { return m.lab.now().Add(time.Duration(m.off.Load())) }
 
 // The identities come from a fixed seed and are sorted by ID, so that neither traces nor what is drawn from an ID depend on chance.
 var (
@@ -264,7 +267,7 @@ func (m *member) config() Config {
 	m.port = m.lab.net.port(m.key.ID())
 	m.peers = peer.NewTable(m.key.ID())
 	m.disk = &faultyDisk{}
-	return Config{wrapDisk: m.disk.wrap, Key: m.key, Streams: m.port, Peers: m.peers, Dir: m.dir, Rand: rand.Reader, Now: m.lab.now, Log: m.lab.log(m.name),
+	return Config{wrapDisk: m.disk.wrap, Key: m.key, Streams: m.port, Peers: m.peers, Dir: m.dir, Rand: rand.Reader, Now: m.now, Log: m.lab.log(m.name),
 		Timing: m.lab.timing, NoSync: !m.lab.synced,
 		Alive: func(id identity.NodeID) bool { return m.lab.net.reaches(m.key.ID(), id) }}
 }

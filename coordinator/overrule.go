@@ -9,10 +9,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/durable"
 	"github.com/phantommesh/phantommesh/internal/wire"
 )
 
@@ -23,7 +22,7 @@ import (
 const lineageName = "lineage"
 
 // logLineage returns the lineage of the log in dir, and notes the given one for a log that begins now.
-func logLineage(dir string, begin Lineage) (Lineage, error) {
+func logLineage(d durable.Disk, dir string, begin Lineage) (Lineage, error) {
 	path := filepath.Join(dir, lineageName)
 	b, err := os.ReadFile(path)
 	switch {
@@ -39,13 +38,13 @@ func logLineage(dir string, begin Lineage) (Lineage, error) {
 	if _, err := os.Stat(filepath.Join(dir, logFile)); err == nil {
 		return Lineage{}, nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := d.MkdirAll(dir); err != nil {
 		return begin, fmt.Errorf("coordinator: make the folder of the replicated log: %w", err)
 	}
 	if begin == (Lineage{}) {
 		return begin, nil
 	}
-	if err := renameio.WriteFile(path, begin.preamble(), 0o600, renameio.WithTempDir(dir)); err != nil {
+	if err := d.WriteFile(path, begin.preamble()); err != nil {
 		return begin, fmt.Errorf("coordinator: write %s: %w", path, err)
 	}
 	return begin, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // Recovering, on the node that a person has chosen:
@@ -119,7 +120,7 @@ func (g *Group) Recover(ctx context.Context) (RecoverPlan, error) {
 	if err != nil {
 		return plan, err
 	}
-	g.mu.Lock()
+	g.lockOpened()
 	if g.closed || g.retiring {
 		g.mu.Unlock()
 		return plan, ErrClosed
@@ -183,10 +184,10 @@ func (g *Group) rebuild(r *replica, plan RecoverPlan) error {
 	if err := ledger.Apply(command, index).Err(); err != nil {
 		return err
 	}
-	if err := markVoter(g.mesh); err != nil {
+	if err := markVoter(g.cfg.Disk, g.mesh); err != nil {
 		return err
 	}
-	if err := reseed(g.mesh, ledger, g.self, term, g.cfg.NoSync); err != nil {
+	if err := reseed(g.cfg.Disk, g.mesh, seed{ledger, g.self, term, g.cfg.NoSync}); err != nil {
 		return err
 	}
 	g.publish(ledger.State())
@@ -270,38 +271,38 @@ const (
 )
 
 // reseed puts a new log in the place of the old one.
-func reseed(mesh string, ledger *Ledger, self identity.NodeID, term uint64, noSync bool) error {
+func reseed(d durable.Disk, mesh string, s seed) error {
 	dir := filepath.Join(mesh, reseedName)
-	if err := os.RemoveAll(dir); err != nil {
+	if err := d.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := seedReplica(dir, ledger, self, term, noSync); err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+	if err := seedReplica(d, dir, s); err != nil {
+		return errors.Join(err, d.RemoveAll(dir))
 	}
-	if err := os.Rename(dir, filepath.Join(mesh, reseededName)); err != nil {
+	if err := d.Rename(dir, filepath.Join(mesh, reseededName)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(mesh), finishReseed(mesh))
+	return errors.Join(d.SyncDir(mesh), finishReseed(d, mesh))
 }
 
 // finishReseed puts a whole new log in its place; nothing if there is none.
-func finishReseed(mesh string) error {
+func finishReseed(d durable.Disk, mesh string) error {
 	made := filepath.Join(mesh, reseededName)
 	if _, err := os.Stat(made); errors.Is(err, os.ErrNotExist) {
-		return os.RemoveAll(filepath.Join(mesh, reseedName))
+		return d.RemoveAll(filepath.Join(mesh, reseedName))
 	}
 	old := filepath.Join(mesh, wipedName)
-	if err := os.RemoveAll(old); err != nil {
+	if err := d.RemoveAll(old); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(mesh, raftName), old); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := d.Rename(filepath.Join(mesh, raftName), old); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := os.Remove(filepath.Join(mesh, termName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := d.Remove(filepath.Join(mesh, termName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err // it binds in the old lineage only
 	}
-	if err := os.Rename(made, filepath.Join(mesh, raftName)); err != nil {
+	if err := d.Rename(made, filepath.Join(mesh, raftName)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(mesh), os.RemoveAll(old))
+	return errors.Join(d.SyncDir(mesh), d.RemoveAll(old))
 }

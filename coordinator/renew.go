@@ -84,7 +84,7 @@ func (g *Group) Chain() *certificate.Chain {
 	if !ok {
 		return nil
 	}
-	if !now.After(m.Certificate.NotAfter) {
+	if !untimely(m.Certificate, now) {
 		chain, err := s.trust.ChainFor(m.Raw)
 		if err != nil {
 			return nil
@@ -135,12 +135,12 @@ func (g *Group) stayValid() {
 		wait = renewLook
 		m, ok := g.state.Load().Member(g.self)
 		now, last := g.cfg.Now(), g.renewal.Load()
-		if !ok || m.Status != Active || now.Before(lateAt(m)) {
+		if !ok || m.Status != Active || now.Before(lateAt(m)) && !fromAhead(m.Certificate, now) {
 			pause = renewAgain
 			g.renewal.Store(nil)
 			continue
 		}
-		ended := now.After(m.Certificate.NotAfter)
+		ended := untimely(m.Certificate, now)
 		if since := sinceAttempt(last); ended && since < renewAgain || !ended && since < renewEarly {
 			wait = min(wait, renewAgain)
 			continue
@@ -320,7 +320,7 @@ func (g *Group) offer(id identity.NodeID) {
 func (g *Group) renewed(ctx context.Context, r *replica, m *Member, vouched bool) (*Member, error) {
 	now := g.cfg.Now()
 	switch {
-	case !now.After(renewAt(m)):
+	case !now.After(renewAt(m)) && !fromAhead(m.Certificate, now):
 		return m, nil
 	case !vouched && now.After(m.Certificate.NotAfter.Add(RenewalGrace)):
 		return nil, refuse(RefusedExpired, "this machine's certificate ended on %s, more than %s ago; have somebody in the mesh invite it again "+

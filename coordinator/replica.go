@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // How much of the log is kept. An entry is about 6 KiB (a certificate), so a log stays below some 5 MB, and starting from a
@@ -77,6 +78,7 @@ type replicaConfig struct {
 	changed func(*State)
 	wake    func() // leadership or contact changed; must not block
 	noSync  bool
+	disk    durable.Disk
 
 	wrapDisk func(disk) disk // for tests; nil: none
 }
@@ -84,7 +86,7 @@ type replicaConfig struct {
 // openReplica starts raft on what is in dir; an empty dir is a voter that waits to be told by the leader. The error is a
 // *DamagedError where a file is at fault.
 func openReplica(c replicaConfig) (*replica, error) {
-	lineage, err := logLineage(c.dir, c.lineage)
+	lineage, err := logLineage(c.disk, c.dir, c.lineage)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +100,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 		store.Close()
 		return nil, fmt.Errorf("coordinator: open the snapshots in %s: %w", c.dir, err)
 	}
-	if err := restoreTerm(store, filepath.Dir(c.dir)); err != nil {
+	if err := restoreTerm(keptLog{store, c.disk, filepath.Join(c.dir, logFile)}, filepath.Dir(c.dir)); err != nil {
 		store.Close()
 		return nil, err
 	}
@@ -113,11 +115,11 @@ func openReplica(c replicaConfig) (*replica, error) {
 	transport := newFencedTransport(network, r.fence, c.timing)
 	r.echoes, r.said, r.canvass = &transport.echoes, &transport.said, transport.canvass
 	r.streams.dialled = r.said.forget
-	fenced := &fencedStore{disk: store, fence: r.fence, written: r.said.hurry}
+	fenced := &fencedStore{disk: keptLog{store, c.disk, filepath.Join(c.dir, logFile)}, fence: r.fence, written: r.said.hurry}
 	if c.wrapDisk != nil {
-		fenced.disk = c.wrapDisk(store)
+		fenced.disk = c.wrapDisk(fenced.disk)
 	}
-	r.raft, err = raft.NewRaft(raftConfig(c, logger), r.machine, fenced, fenced, snapshots, transport)
+	r.raft, err = raft.NewRaft(raftConfig(c, logger), r.machine, fenced, fenced, keptSnapshots{snapshots, c.disk, c.dir}, transport)
 	if err == nil {
 		err = r.fence.fault()
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/seal"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // A backup is old: since it was made its node may have given votes and confirmed entries that its log there does not show. So neither log,
@@ -62,14 +62,15 @@ func Restore(r Restoring) error {
 			return err
 		}
 	}
-	path, err := beginDir(r.Dir)
+	d := durable.OS{} // no node runs on it
+	path, err := beginDir(d, r.Dir)
 	if err != nil {
 		return foundError(r.Dir, err)
 	}
-	if err := r.fill(path, ledger); err != nil {
-		return foundError(r.Dir, errors.Join(err, os.RemoveAll(path)))
+	if err := r.fill(d, path, ledger); err != nil {
+		return foundError(r.Dir, errors.Join(err, d.RemoveAll(path)))
 	}
-	if err := commitDir(r.Dir); err != nil {
+	if err := commitDir(d, r.Dir); err != nil {
 		return foundError(r.Dir, err)
 	}
 	return nil
@@ -94,24 +95,24 @@ func (r Restoring) rootKey() (*identity.RootKey, error) {
 }
 
 // fill writes the mesh's files into a folder that nobody reads yet; a ledger to found the group anew on, or nil.
-func (r Restoring) fill(path string, ledger *Ledger) error {
+func (r Restoring) fill(d durable.Disk, path string, ledger *Ledger) error {
 	if len(r.RootKey) > 0 {
-		if err := writeSynced(filepath.Join(path, rootName), r.RootKey); err != nil {
+		if err := d.Create(filepath.Join(path, rootName), r.RootKey); err != nil {
 			return err
 		}
 	}
-	if err := markVoter(path); err != nil {
+	if err := markVoter(d, path); err != nil {
 		return err
 	}
 	if ledger == nil {
-		return writeStateFile(filepath.Join(path, stateName), r.Snapshot.latest())
+		return writeStateFile(d, filepath.Join(path, stateName), r.Snapshot.latest())
 	}
 	term := nextTerm(r.Snapshot.State.Coordinators.Term, r.Now)
-	if err := seedReplica(filepath.Join(path, raftName), ledger, r.Key.ID(), term, r.NoSync); err != nil {
+	if err := seedReplica(d, filepath.Join(path, raftName), seed{ledger, r.Key.ID(), term, r.NoSync}); err != nil {
 		return err
 	}
 	view := Coordinators{Term: term, Voters: []identity.NodeID{r.Key.ID()}, AsOf: r.Now}
-	return writeStateFile(filepath.Join(path, stateName), ledger.State().withCoordinators(view))
+	return writeStateFile(d, filepath.Join(path, stateName), ledger.State().withCoordinators(view))
 }
 
 // Beyond the lost group: on average it decided less than decisionsPerSecond and elected less than once a second since 1970, so the clock is ahead
@@ -220,31 +221,39 @@ func ledgerOf(s *State) *Ledger {
 	return l
 }
 
+// seed is what a log begins with.
+type seed struct {
+	ledger *Ledger
+	self   identity.NodeID
+	term   uint64
+	noSync bool
+}
+
 // seedReplica writes a replica whose log begins with a snapshot, and whose only voter is self.
-func seedReplica(dir string, ledger *Ledger, self identity.NodeID, term uint64, noSync bool) error {
-	if _, err := logLineage(dir, ledger.state.Lineage()); err != nil {
+func seedReplica(d durable.Disk, dir string, s seed) error {
+	if _, err := logLineage(d, dir, s.ledger.state.Lineage()); err != nil {
 		return err
 	}
-	store, err := openLog(filepath.Join(dir, logFile), noSync)
+	store, err := openLog(filepath.Join(dir, logFile), s.noSync)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(store.SetUint64([]byte(currentTermKey), term), store.Close()); err != nil {
+	if err := errors.Join(store.SetUint64([]byte(currentTermKey), s.term), store.Close()); err != nil {
 		return err
 	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, newRaftLog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return err
 	}
-	configuration := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: serverID(self), Address: serverAddress(self)}}}
+	configuration := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: serverID(s.self), Address: serverAddress(s.self)}}}
 	// The transport only writes the address down.
 	_, transport := raft.NewInmemTransport("")
-	sink, err := snapshots.Create(1, ledger.applied, term, configuration, ledger.applied, transport)
+	sink, err := snapshots.Create(1, s.ledger.applied, s.term, configuration, s.ledger.applied, transport)
 	if err != nil {
 		return err
 	}
-	if err := ledger.Encode(sink); err != nil {
+	if err := s.ledger.Encode(sink); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
-	return errors.Join(sink.Close(), syncDir(dir))
+	return errors.Join(sink.Close(), d.SyncDir(dir))
 }

@@ -83,6 +83,8 @@ func (g *Group) answerTo(ctx context.Context, asker Peer, q question) answer {
 	case opStatus:
 		g.heed(asker.ID, q.Body)
 		return answerOf(wire.Marshal(g.status(ctx)))
+	case opClock:
+		return answerOf(g.answerClock())
 	case opRegionHealth:
 		return answerOf(g.answerHealth())
 	case opSignIssuer:
@@ -162,7 +164,7 @@ func (g *Group) replicaOf(s Stream) (*replica, error) {
 
 // replicaFor returns the replica, opening it if there is none.
 func (g *Group) replicaFor() (*replica, error) {
-	g.mu.Lock()
+	g.lockOpened()
 	defer g.mu.Unlock()
 	switch {
 	case g.closed:
@@ -179,8 +181,28 @@ func (g *Group) replicaFor() (*replica, error) {
 	return g.reopenLocked()
 }
 
+// lockOpened locks mu when no replica is being opened.
+func (g *Group) lockOpened() {
+	for {
+		g.mu.Lock()
+		opened := g.opening
+		if opened == nil {
+			return
+		}
+		g.mu.Unlock()
+		<-opened
+	}
+}
+
+// reopenLocked opens the replica. Meanwhile mu is not held: the disk may take its time, and everybody asks for the replica. Called with lockOpened.
 func (g *Group) reopenLocked() (*replica, error) {
+	opened := make(chan struct{})
+	g.opening = opened
+	g.mu.Unlock()
 	r, err := g.openReplica()
+	g.mu.Lock()
+	g.opening = nil
+	close(opened)
 	if g.fault = err; err != nil {
 		g.reopenAt = time.Now().Add(reopenAfter)
 		return nil, err

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // stateFileMax bounds what is read of state.cbor: maxSnapshotBytes holds for both.
@@ -72,12 +72,12 @@ func readStateFile(path string) (*State, error) {
 	return s, nil
 }
 
-func writeStateFile(path string, s *State) error {
+func writeStateFile(d durable.Disk, path string, s *State) error {
 	var buf bytes.Buffer
 	if err := encodeState(&buf, s); err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, buf.Bytes(), 0o600, renameio.WithTempDir(filepath.Dir(path)))
+	return d.WriteFile(path, buf.Bytes())
 }
 
 // Waits of keep: changes come in bursts (ten machines join), and a full disk does not get better within a second.
@@ -88,6 +88,7 @@ const (
 
 // keep writes state.cbor after changes. A voter's ledger is safe in its log, others can pull again: so the file may lag.
 func (g *Group) keep() {
+	failing := false
 	for {
 		select {
 		case <-g.dirty:
@@ -95,10 +96,16 @@ func (g *Group) keep() {
 			return
 		}
 		delay := saveDelay
-		if err := g.save(); err != nil {
-			g.cfg.Log.Warn("coordinator: the mesh state could not be saved, trying again"+diskHint(err), "err", err)
-			delay = saveAgain
+		switch err := g.save(); {
+		case err != nil:
+			if !failing {
+				g.cfg.Log.Warn("coordinator: the mesh state could not be saved, trying again"+diskHint(err), "err", err)
+			}
+			failing, delay = true, saveAgain
 			poke(g.dirty)
+		case failing:
+			failing = false
+			g.cfg.Log.Info("coordinator: the mesh state is saved again")
 		}
 		select {
 		case <-time.After(delay):
@@ -113,5 +120,5 @@ func (g *Group) save() error {
 	if head := g.headOf(s); head != nil {
 		s = s.withHead(head)
 	}
-	return writeStateFile(filepath.Join(g.mesh, stateName), s)
+	return writeStateFile(g.cfg.Disk, filepath.Join(g.mesh, stateName), s)
 }

@@ -78,7 +78,7 @@ type Book struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup // the writer
 
-	writing sync.Mutex // held while the file is written; before mu
+	writing chan struct{} // 1: full while the file is written; no mutex, see turn in package gossip
 
 	mu      sync.Mutex // guards what follows
 	entries map[identity.NodeID]Entry
@@ -91,7 +91,7 @@ var _ Finder = (*Book)(nil)
 // OpenBook reads the book, or begins an empty one if there is no file. With a [*DamagedError] the book is returned too, empty and
 // good to use; with any other error it is nil.
 func OpenBook(cfg BookConfig) (*Book, error) {
-	b := &Book{path: cfg.Path, disk: cfg.Disk, now: cfg.Now, log: cfg.Log, wake: make(chan struct{}, 1), entries: map[identity.NodeID]Entry{}}
+	b := &Book{path: cfg.Path, disk: cfg.Disk, now: cfg.Now, log: cfg.Log, wake: make(chan struct{}, 1), writing: make(chan struct{}, 1), entries: map[identity.NodeID]Entry{}}
 	if b.disk == nil {
 		b.disk = OSDisk{}
 	}
@@ -260,8 +260,8 @@ func (b *Book) Find(ctx context.Context, id identity.NodeID, give func(Hint)) er
 // Flush writes the file now if anything has changed. If it fails, the old file is as it was, the book goes on in memory, and
 // writing is tried again later.
 func (b *Book) Flush() error {
-	b.writing.Lock()
-	defer b.writing.Unlock()
+	b.writing <- struct{}{}
+	defer func() { <-b.writing }()
 	b.mu.Lock()
 	if !b.dirty {
 		b.mu.Unlock()

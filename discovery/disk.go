@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/renameio/v2"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // Disk is where the book is kept: the file system, or a simulated one.
@@ -22,8 +22,15 @@ type Disk interface {
 	SetAside(path, to string) error
 }
 
-// OSDisk is the operating system's file system.
-type OSDisk struct{}
+// OSDisk is the operating system's file system. What is written goes through On; nil: durable.OS.
+type OSDisk struct{ On durable.Disk }
+
+func (d OSDisk) on() durable.Disk {
+	if d.On == nil {
+		return durable.OS{}
+	}
+	return d.On
+}
 
 // Read implements Disk. It also removes what a crash left of an unfinished Replace.
 func (OSDisk) Read(path string, max int64) ([]byte, error) {
@@ -57,13 +64,11 @@ func removeLeftovers(path string) {
 	}
 }
 
-// Replace implements Disk: a new file beside the old one, synced, then renamed over it.
-func (OSDisk) Replace(path string, b []byte) error {
-	return renameio.WriteFile(path, b, 0o600, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o600))
-}
+// Replace implements Disk.
+func (d OSDisk) Replace(path string, b []byte) error { return d.on().WriteFile(path, b) }
 
 // SetAside implements Disk.
-func (OSDisk) SetAside(path, to string) error { return os.Rename(path, to) }
+func (d OSDisk) SetAside(path, to string) error { return d.on().Rename(path, to) }
 
 var _ Disk = OSDisk{}
 

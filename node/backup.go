@@ -14,11 +14,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/phantommesh/phantommesh/coordinator"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/seal"
+	"github.com/phantommesh/phantommesh/internal/durable"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 )
 
@@ -180,7 +179,7 @@ func FolderSnapshot(dir string, w io.Writer) error {
 	if _, err := os.Stat(dir); err != nil {
 		return localapi.Fail(localapi.Failed, what, coordinator.ErrNoMesh, "is it another state folder? name it with --state DIR")
 	}
-	f, err := openFolder(dir)
+	f, err := openFolder(durable.OS{}, dir)
 	if err != nil {
 		return failed(what, err)
 	}
@@ -204,7 +203,7 @@ func Restore(dir string, from io.Reader, o RestoreOptions) (*localapi.Restored, 
 	if err != nil {
 		return nil, failed(what, err)
 	}
-	f, err := openFolder(dir)
+	f, err := openFolder(durable.OS{}, dir)
 	if errors.Is(err, ErrFolderInUse) {
 		return nil, localapi.Fail(localapi.Failed, what, err, "stop the node first (phantom down), or restore into another folder with --state DIR")
 	}
@@ -251,7 +250,7 @@ func (f *folder) restore(b *localapi.Backup, files map[string][]byte, o RestoreO
 		if content == nil {
 			continue
 		}
-		if err := renameio.WriteFile(f.file(name), content, 0o600); err != nil {
+		if err := f.disk.WriteFile(f.file(name), content); err != nil {
 			return nil, err
 		}
 	}
@@ -271,7 +270,7 @@ func (f *folder) restore(b *localapi.Backup, files map[string][]byte, o RestoreO
 func (f *folder) clear() error {
 	var errs []error
 	for _, name := range []string{identityFile, settingsName, bookFile, sequenceFile} {
-		if err := os.Remove(f.file(name)); !errors.Is(err, fs.ErrNotExist) {
+		if err := f.disk.Remove(f.file(name)); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/coordinator"
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/durable"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 )
 
@@ -21,7 +22,7 @@ import (
 func founded(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "state")
-	f, err := openFolder(dir)
+	f, err := openFolder(durable.OS{}, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,12 +12,12 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/phantommesh/phantommesh/coordinator"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/seal"
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 // The names in a state folder, beside the coordinator group's own (mesh/). Files are 0600, folders 0700.
@@ -41,17 +41,18 @@ var (
 
 // folder is the state folder of a running node: it holds the lock until it is closed.
 type folder struct {
+	disk durable.Disk
 	path string
 	lock *os.File
 }
 
 // openFolder makes the folder if need be, with its lock taken. A folder that others may read is refused rather than mended: what was in
 // it may have been read already, and the person should know.
-func openFolder(path string) (*folder, error) {
+func openFolder(disk durable.Disk, path string) (*folder, error) {
 	if path == "" {
 		return nil, errors.New("there is no state folder: this user has no home; name one with --state DIR")
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := disk.MkdirAll(path); err != nil {
 		return nil, fmt.Errorf("make the state folder: %w", err)
 	}
 	info, err := os.Stat(path)
@@ -69,7 +70,7 @@ func openFolder(path string) (*folder, error) {
 		lock.Close()
 		return nil, fmt.Errorf("%w: %s", ErrFolderInUse, path)
 	}
-	return &folder{path: path, lock: lock}, nil
+	return &folder{disk: disk, path: path, lock: lock}, nil
 }
 
 // Close gives the lock back.
@@ -117,7 +118,7 @@ func (f *folder) makeIdentity(path string, rand io.Reader) (*identity.Key, error
 		return nil, fmt.Errorf("make an identity: %w", err)
 	}
 	// Synced and renamed: a node whose identity is half written would be another node after a crash.
-	if err := renameio.WriteFile(path, seal.Wrap(identityKind, body), 0o600); err != nil {
+	if err := f.disk.WriteFile(path, seal.Wrap(identityKind, body)); err != nil {
 		return nil, fmt.Errorf("keep the identity: %w", err)
 	}
 	return key, nil
@@ -132,13 +133,14 @@ const sequenceMax = 1 << 62
 
 // sequence hands out record sequences that grow across restarts, whatever the clock does.
 type sequence struct {
+	disk     durable.Disk
 	path     string
 	next     uint64
 	reserved uint64 // numbers below are ours to use
 }
 
 func (f *folder) openSequence(now time.Time) (*sequence, error) {
-	s := &sequence{path: f.file(sequenceFile)}
+	s := &sequence{disk: f.disk, path: f.file(sequenceFile)}
 	b, err := os.ReadFile(s.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -161,7 +163,7 @@ func (f *folder) openSequence(now time.Time) (*sequence, error) {
 func (s *sequence) take() (uint64, error) {
 	var err error
 	if s.next >= s.reserved {
-		if err = renameio.WriteFile(s.path, strconv.AppendUint(nil, s.next+sequenceStep, 10), 0o600); err == nil {
+		if err = s.disk.WriteFile(s.path, strconv.AppendUint(nil, s.next+sequenceStep, 10)); err == nil {
 			s.reserved = s.next + sequenceStep
 		}
 	}

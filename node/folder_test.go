@@ -8,11 +8,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/phantommesh/phantommesh/internal/durable"
 )
 
 func opened(t *testing.T, path string) *folder {
 	t.Helper()
-	f, err := openFolder(path)
+	f, err := openFolder(durable.OS{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +25,7 @@ func opened(t *testing.T, path string) *folder {
 func TestAStateFolderHasOneOwner(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	opened(t, path)
-	if _, err := openFolder(path); !errors.Is(err, ErrFolderInUse) || !strings.Contains(err.Error(), path) {
+	if _, err := openFolder(durable.OS{}, path); !errors.Is(err, ErrFolderInUse) || !strings.Contains(err.Error(), path) {
 		t.Errorf("opened twice: %v", err)
 	}
 	info, err := os.Stat(path)
@@ -37,7 +39,7 @@ func TestAFolderThatOthersMayReadIsRefused(t *testing.T) {
 	if err := os.Chmod(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openFolder(path); err == nil || !strings.Contains(err.Error(), "chmod 700") {
+	if _, err := openFolder(durable.OS{}, path); err == nil || !strings.Contains(err.Error(), "chmod 700") {
 		t.Errorf("%v", err)
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/phantommesh/phantommesh/dataplane"
 	"github.com/phantommesh/phantommesh/discovery"
 	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/durable"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/peer"
 	"github.com/phantommesh/phantommesh/place"
@@ -49,7 +50,9 @@ type Config struct {
 	// simulations only.
 	OnPeer func(*device.Peer)
 	NoSync bool
-	Rand   io.Reader
+	// Disk is what the state folder is written through; nil: the operating system's.
+	Disk durable.Disk
+	Rand io.Reader
 	// Now is what the machine believes the time to be, which people and programs set; nil: time.Now. It is for what others have written, or will
 	// read; whatever only waits or measures goes by package time, which goes on evenly.
 	Now func() time.Time
@@ -98,6 +101,9 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
+	if cfg.Disk == nil {
+		cfg.Disk = durable.OS{}
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -116,7 +122,7 @@ func New(cfg Config) (*Node, error) {
 
 // open makes the parts that exist with and without a mesh, in the order in which they need each other.
 func (n *Node) open() (err error) {
-	if n.folder, err = openFolder(n.cfg.Settings.State); err != nil {
+	if n.folder, err = openFolder(n.cfg.Disk, n.cfg.Settings.State); err != nil {
 		return err
 	}
 	if n.key, err = n.folder.loadIdentity(n.cfg.Rand); err != nil {
@@ -125,7 +131,7 @@ func (n *Node) open() (err error) {
 	if n.sequence, err = n.folder.openSequence(n.cfg.Now()); err != nil {
 		return err
 	}
-	if n.book, err = discovery.OpenBook(discovery.BookConfig{Path: n.folder.file(bookFile), Now: n.cfg.Now, Log: n.log}); n.book == nil {
+	if n.book, err = discovery.OpenBook(discovery.BookConfig{Path: n.folder.file(bookFile), Disk: discovery.OSDisk{On: n.cfg.Disk}, Now: n.cfg.Now, Log: n.log}); n.book == nil {
 		return err
 	} else if err != nil {
 		// The book is a convenience: what was in it is known to others. The damaged one was put aside.
@@ -287,9 +293,9 @@ func (n *Node) release() {
 
 // erase removes what makes this machine a member, after it has left: the mesh's state and the identity that may never come back.
 func (n *Node) erase() error {
-	errs := []error{coordinator.Forget(n.folder.path)}
+	errs := []error{coordinator.Forget(n.cfg.Disk, n.folder.path)}
 	for _, name := range []string{identityFile, bookFile, sequenceFile} {
-		errs = append(errs, os.RemoveAll(filepath.Join(n.folder.path, name)))
+		errs = append(errs, n.cfg.Disk.RemoveAll(filepath.Join(n.folder.path, name)))
 	}
 	return errors.Join(errs...)
 }

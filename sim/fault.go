@@ -38,6 +38,8 @@ func init() {
 		"restart":   {onHosts(func() Fault { return restart{} }), false},
 		"start":     {onHosts(func() Fault { return start{} }), false},
 		"clock":     {parseClock, true},
+		"disk":      {parseDisk, true},
+		"power":     {onHosts(func() Fault { return powerCut{} }), true},
 		"cut":       {onHosts(func() Fault { return &cut{} }), true},
 		"move":      {onHosts(func() Fault { return move{} }), false},
 		"reboot":    {onHosts(func() Fault { return rebootNAT{} }), false},

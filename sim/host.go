@@ -41,15 +41,16 @@ type Placement struct {
 
 // Host is a machine. It outlives the processes that run on it.
 type Host struct {
-	world *World
-	at    Placement
-	name  string
-	disk  string // the state folder of the latest process
-	lives int    // processes so far
-	card  *underlaytest.Host
-	fault Access                  // what is done to the machine's own connection
-	proc  atomic.Pointer[process] // nil: none runs
-	id    identity.NodeID         // zero until the first start
+	world  *World
+	at     Placement
+	name   string
+	folder string // the state folder of the latest process
+	disk   *machineDisk
+	lives  int // processes so far
+	card   *underlaytest.Host
+	fault  Access                  // what is done to the machine's own connection
+	proc   atomic.Pointer[process] // nil: none runs
+	id     identity.NodeID         // zero until the first start
 
 	addrs atomic.Pointer[[]netip.Addr] // at.Addrs, for any goroutine
 	clock wallClock
@@ -77,7 +78,7 @@ type process struct {
 
 // AddHost puts a machine into the world. Nothing runs on it yet.
 func (w *World) AddHost(at Placement) *Host {
-	h := &Host{world: w, at: at, name: at.Name}
+	h := &Host{world: w, at: at, name: at.Name, disk: newMachineDisk(w.cfg.Seed ^ nameHash(at.Name))}
 	w.hostsMu.Lock()
 	w.hosts = append(w.hosts, h)
 	w.hostsMu.Unlock()
@@ -150,8 +151,8 @@ func (h *Host) Start() error {
 	if h.Running() {
 		return ErrRunning
 	}
-	if h.disk == "" {
-		h.disk = h.world.folder(h.name, 0)
+	if h.folder == "" {
+		h.folder = h.world.folder(h.name, 0)
 	}
 	p := &process{host: h, done: make(chan struct{}), changes: make(chan struct{}, 1), echo: newEcho(h.world)}
 	n, err := node.New(h.config(p))
@@ -174,12 +175,12 @@ func (h *Host) Start() error {
 func (h *Host) config(p *process) node.Config {
 	w := h.world
 	s := config.Defaults()
-	s.State, s.Name, s.Region = h.disk, h.name, h.at.Region
+	s.State, s.Name, s.Region = h.folder, h.name, h.at.Region
 	if h.at.Settings != nil {
 		h.at.Settings(&s)
 	}
 	return node.Config{
-		Settings: s, Bind: h.card, NoSync: true, NetworkChanges: p.changes, Rand: h.random(), Now: h.clock.now,
+		Settings: s, Bind: h.card, NoSync: true, NetworkChanges: p.changes, Rand: h.random(), Now: h.clock.now, Disk: h.disk.mount(h.folder),
 		Log:           slog.New(&hostLog{world: w, host: h.name}),
 		OpenInterface: p.open, OnPeer: release, Multicast: openAir(p),
 	}
@@ -257,20 +258,31 @@ func (h *Host) stopping() bool {
 // Kill ends the node as SIGKILL does: nothing more of it reaches the network, and the state folder stays as it is at this instant. The
 // goroutines of the process cannot be killed, so they go on alone, on a network card without addresses and on a folder that nobody will
 // read again, until they have ended by themselves.
-func (h *Host) Kill() error {
+func (h *Host) Kill() error { return h.end("kill", func(string) {}) }
+
+// CutPower ends the node as Kill does, and of its disk only that is left which was synced, and of the rest what chance will have.
+func (h *Host) CutPower() error {
+	return h.end("power", func(kept string) {
+		h.world.Record(h.name, "power", "%d changes of the disk are lost", h.disk.cut(kept))
+	})
+}
+
+// end takes the node off the network and puts a copy of its folder, after what is done to it, in place of the folder.
+func (h *Host) end(kind string, then func(kept string)) error {
 	p := h.proc.Load()
 	if p == nil {
 		return nil
 	}
-	synctest.Wait() // nobody is in the middle of a write
+	synctest.Wait() // nobody is in the middle of a write, but where a slow disk keeps him waiting
 	kept := h.world.folder(h.name, h.lives)
-	if err := copyFolder(kept, h.disk); err != nil {
+	if err := copyFolder(kept, h.folder); err != nil {
 		return fmt.Errorf("keep the disk of %s: %w", h.name, err)
 	}
-	h.disk = kept
+	then(kept)
+	h.folder = kept
 	h.crash()
 	h.plug()
-	h.world.Record(h.name, "kill", "life %d", h.lives)
+	h.world.Record(h.name, kind, "life %d", h.lives)
 	return nil
 }
 
@@ -291,7 +303,7 @@ func (h *Host) Wipe() error {
 	if h.Running() {
 		return ErrRunning
 	}
-	h.disk, h.wiped = h.world.folder(h.name, h.lives)+".new", true
+	h.folder, h.wiped = h.world.folder(h.name, h.lives)+".new", true
 	h.outcast.Store(false)
 	return nil
 }

@@ -82,6 +82,10 @@ func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
 		"kill: leader, for: 30s\x00traitor: {who: n1}":                      "kind: is missing",
 		"kill: leader, for: 30s\x00traitor: {kind: liar, who: n9}":          "line 10: there is no n9",
 		"kill: leader, for: 30s\x00traitor: {kind: liar, who: n1, rate: 0}": "from 1 to 2000",
+		"kill: leader, for: 30s\x00disk: {who: n1}":                         "takes slow: 500ms, full: true or fail: true",
+		"kill: leader, for: 30s\x00disk: {full: yes, who: n1}":              "use true or false",
+		"kill: leader, for: 30s\x00disk: {slow: 1h, who: n1}":               "1ms to 1m0s are possible",
+		"kill: leader, for: 30s\x00power: n9":                               "there is no n9",
 	} {
 		old, now, _ := strings.Cut(change, "\x00")
 		text := strings.Replace(soundScenario, old, now, 1)

@@ -161,15 +161,18 @@ func (p *play) admit(h *Host) error {
 func (p *play) tryJoin(ctx context.Context, h *Host) error {
 	ctx, cancel := context.WithTimeout(ctx, askMax)
 	defer cancel()
-	by := p.anyMember(h)
-	if by == nil {
-		return errors.New("nobody is in the mesh to invite it")
+	err := errors.New("nobody is in the mesh to invite it")
+	for _, by := range p.members(h) {
+		n := by.Node()
+		if n == nil {
+			continue
+		}
+		var invite *localapi.Invite
+		if invite, err = n.Invite(ctx, localapi.InviteRequest{}); err == nil {
+			return h.Enter(ctx, localapi.Entry{Token: invite.Token})
+		}
 	}
-	invite, err := by.Invite(ctx, localapi.InviteRequest{})
-	if err != nil {
-		return err
-	}
-	return h.Enter(ctx, localapi.Entry{Token: invite.Token})
+	return err
 }
 
 // pairLook is how often somebody looks whether a machine shows a code.
@@ -297,6 +300,7 @@ func (p *play) heal() {
 	p.healNetwork()
 	for _, h := range p.world.hosts {
 		h.rightClock()
+		h.SetDisk(diskFaults{})
 	}
 	startAll(p, p.world.hosts)
 }

@@ -53,7 +53,9 @@ var importExceptions = map[string]string{
 }
 
 // budgetExceptions are files ("path") and functions ("path Name") over a budget, each with its reason.
-var budgetExceptions = map[string]string{}
+var budgetExceptions = map[string]string{
+	"coordinator/kept.go Create": "raft.SnapshotStore has that many",
+}
 
 // file is one parsed source file.
 type file struct {
