@@ -48,6 +48,8 @@ func (s *stub) Invite(_ context.Context, r InviteRequest) (*Invite, error) {
 }
 func (s *stub) Tag(context.Context, TagRequest) (*Tagged, error)        { return nil, s.err }
 func (s *stub) Rename(context.Context, RenameRequest) (*Renamed, error) { return nil, s.err }
+func (s *stub) Settings(context.Context) (*SettingList, error)          { return nil, s.err }
+func (s *stub) Set(context.Context, SetRequest) (*SettingList, error)   { return nil, s.err }
 func (s *stub) Snapshot(_ context.Context, w io.Writer) error {
 	if s.err != nil {
 		return s.err

@@ -39,6 +39,9 @@ type (
 	RevokeRequest   = localapi.RevokeRequest
 	TagRequest      = localapi.TagRequest
 	Tagged          = localapi.Tagged
+	SetRequest      = localapi.SetRequest
+	Setting         = localapi.Setting
+	SettingList     = localapi.SettingList
 	RecoverRequest  = localapi.RecoverRequest
 	Recovered       = localapi.Recovered
 	NamedNode       = localapi.NamedNode
@@ -101,6 +104,9 @@ type Backend interface {
 	RollbackPolicy(ctx context.Context, r PolicyRollback) (*PolicyVersion, error)
 	Tag(ctx context.Context, r TagRequest) (*Tagged, error)
 	Rename(ctx context.Context, r RenameRequest) (*Renamed, error)
+	// Settings are those that a running node can change; Set changes one, at once and for later runs.
+	Settings(ctx context.Context) (*SettingList, error)
+	Set(ctx context.Context, r SetRequest) (*SettingList, error)
 	// Audit gives the log of decisions; with verify it is held against every coordinator's own copy.
 	Audit(ctx context.Context, verify bool) (*Audit, error)
 

@@ -113,6 +113,16 @@ func (c *Client) Tag(ctx context.Context, r TagRequest) (*Tagged, error) {
 	return ask[Tagged](ctx, c, http.MethodPost, "/v1/tag", r)
 }
 
+// Settings asks for the settings that a running node can change.
+func (c *Client) Settings(ctx context.Context) (*SettingList, error) {
+	return get[SettingList](ctx, c, "/v1/settings")
+}
+
+// Set changes one.
+func (c *Client) Set(ctx context.Context, r SetRequest) (*SettingList, error) {
+	return ask[SettingList](ctx, c, http.MethodPost, "/v1/settings", r)
+}
+
 func (c *Client) Rename(ctx context.Context, r RenameRequest) (*Renamed, error) {
 	return ask[Renamed](ctx, c, http.MethodPost, "/v1/rename", r)
 }

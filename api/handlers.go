@@ -46,6 +46,8 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("POST /v1/revoke", command(decisionTimeout, b.Revoke))
 	mux.Handle("POST /v1/tag", command(decisionTimeout, b.Tag))
 	mux.Handle("POST /v1/rename", command(decisionTimeout, b.Rename))
+	mux.Handle("GET /v1/settings", query(b.Settings))
+	mux.Handle("POST /v1/settings", command(decisionTimeout, b.Set))
 	mux.Handle("GET /v1/audit", query(func(ctx context.Context) (*Audit, error) { return b.Audit(ctx, false) }))
 	mux.Handle("GET /v1/audit/verified", query(func(ctx context.Context) (*Audit, error) { return b.Audit(ctx, true) }))
 	mux.Handle("GET /v1/policy", query(b.Policy))

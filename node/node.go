@@ -86,6 +86,7 @@ type Node struct {
 	mesh, online atomic.Pointer[membership]
 	// entering is full while somebody founds, joins or stops: one at a time. A channel, as that may take long, and who waits may give up.
 	entering chan struct{}
+	settings sync.Mutex                      // guards the file of kept settings
 	phase    atomic.Value                    // localapi.StateOnline and so on
 	leaving  atomic.Bool                     // the membership was given up: erase it at the end
 	outcast  atomic.Pointer[identity.NodeID] // a member that says we were revoked, whose word alone does not end us

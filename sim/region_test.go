@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -151,7 +152,7 @@ func talk(w *World, from, to *Host) (lost func() int) {
 	}
 }
 
-func TestAMeshInWhichNobodyNamedARegionHasOne(t *testing.T) {
+func TestAMeshInWhichNobodyNamedARegionHasOneUntilSomebodyDoes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("minutes of virtual time")
 	}
@@ -169,6 +170,37 @@ func TestAMeshInWhichNobodyNamedARegionHasOne(t *testing.T) {
 			if s, err := regionOf(h); err != nil || s.Region != "default" {
 				t.Errorf("%s is in region %s, %v", h.Name(), s.Region, err)
 			}
+		}
+		list, err := w.hosts[1].Node().Set(context.Background(), localapi.SetRequest{Key: localapi.SettingRegion, Value: "tokyo"})
+		if err != nil || list.Settings[0].Value != "tokyo" || list.Settings[0].Told != "tokyo" {
+			return fmt.Errorf("after set region=tokyo: %+v, %w", list, err)
+		}
+		want := func(regions ...string) error {
+			last := ""
+			ok, err := w.Await(5*time.Minute, 5*time.Second, func() bool {
+				last = ""
+				for i, h := range w.hosts {
+					if s, err := regionOf(h); err != nil || s.Region != regions[i] {
+						last += fmt.Sprintf("%s is in %s, want %s (%s); ", h.Name(), s.Region, regions[i], s.RegionWhy)
+					}
+				}
+				return last == ""
+			})
+			if err == nil && !ok {
+				err = errors.New(last)
+			}
+			return err
+		}
+		if err := want("default", "tokyo", "default", "tokyo"); err != nil {
+			return err
+		}
+		// It is kept, and told again after a restart.
+		if err := w.hosts[1].Kill(); err != nil {
+			return err
+		}
+		saved, err := config.ReadSaved(config.Settings{State: w.hosts[1].folder}.SavedFile())
+		if err != nil || len(saved["region"].Words) != 1 || saved["region"].Words[0] != "tokyo" {
+			t.Errorf("kept: %+v, %v", saved, err)
 		}
 		return nil
 	})

@@ -236,6 +236,19 @@ func (n *fakeNode) Rename(_ context.Context, r api.RenameRequest) (*api.Renamed,
 	return &api.Renamed{ID: p.ID, Name: r.Name, Was: p.Name}, nil
 }
 
+func (n *fakeNode) Settings(context.Context) (*api.SettingList, error) {
+	s := api.Setting{Key: localapi.SettingRegion, Value: n.settings.Region, Told: n.settings.Region}
+	if s.Told == "" {
+		s.Value, s.Why = "default", "there is no other region"
+	}
+	return &api.SettingList{Settings: localapi.List[api.Setting]{s}}, nil
+}
+
+func (n *fakeNode) Set(ctx context.Context, r api.SetRequest) (*api.SettingList, error) {
+	n.settings.Region = r.Value
+	return n.Settings(ctx)
+}
+
 // Audit holds two entries. A node called rewritten has a leader that changed the past.
 func (n *fakeNode) Audit(_ context.Context, verify bool) (*api.Audit, error) {
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)

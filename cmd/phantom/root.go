@@ -68,7 +68,7 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(v)
 		}
 	}
-	group(groupMesh, a.upVerb(), a.joinVerb(), a.downVerb(), a.leaveVerb(), a.runVerb())
+	group(groupMesh, a.upVerb(), a.joinVerb(), a.downVerb(), a.leaveVerb(), a.runVerb(), a.setVerb(), a.getVerb())
 	group(groupAdmit, a.inviteVerb(), a.invitationsVerb(), a.requestsVerb(), a.approveVerb(), a.pairVerb(), a.membersVerb(), a.tagVerb(), a.renameVerb(), a.revokeVerb(), a.policyVerb())
 	group(groupLook, a.statusVerb(), a.peersVerb(), a.pingVerb(), a.whyVerb(), a.netcheckVerb(), a.coordinatorsVerb(), a.auditVerb(),
 		a.waitVerb(), a.doctorVerb())
