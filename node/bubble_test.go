@@ -158,11 +158,17 @@ func bubbleAddr(i, place int) netip.Addr {
 // start runs node i at a place, from what it kept, and in the mesh that the entry leads to.
 func (b *bubbleMesh) start(i, place int, e localapi.Entry, change func(*config.Settings)) *node.Node {
 	b.t.Helper()
+	return b.startAt(i, bubbleAddr(i, place), e, change)
+}
+
+// startAt is start at any address.
+func (b *bubbleMesh) startAt(i int, addr netip.Addr, e localapi.Entry, change func(*config.Settings)) *node.Node {
+	b.t.Helper()
 	if b.logs[i] == nil {
 		b.logs[i] = new(bubbleLog)
 	}
 	log := slog.New(slog.NewTextHandler(b.logs[i], &slog.HandlerOptions{Level: slog.LevelDebug}))
-	n := changedNode(b.t, b.network.Host(bubbleAddr(i, place)), filepath.Join(b.dir, fmt.Sprint(i)), i, log, change)
+	n := changedNode(b.t, b.network.Host(addr), filepath.Join(b.dir, fmt.Sprint(i)), i, log, change)
 	ctx, cancel := context.WithCancel(context.Background())
 	run := &bubbleRun{node: n, stop: cancel, ended: make(chan error, 1)}
 	b.running[i] = run

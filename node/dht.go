@@ -101,6 +101,7 @@ var (
 	descDHTLookups = desc("dht_lookups_total", "Lookups begun here.")
 	descDHTAsked   = desc("dht_questions_total", "Questions of the hash table, by what became of them.", "result")
 	descDHTRefused = desc("dht_values_refused_total", "Records that failed the checks.")
+	descDHTStale   = desc("dht_values_stale_total", "Records that were older than another of the same node.")
 	descDHTRecords = desc("dht_records", "Records kept in the hash table here.")
 	descDHTTable   = desc("dht_routing_table", "Members in the hash table's routing table.")
 	descDHTServer  = desc("dht_server", "1 if this node answers other members' questions.")
@@ -121,6 +122,7 @@ func (m *membership) collectDHT(gauge emitGauge, count emitCount) {
 	count(descDHTAsked, s.TurnedAway, "turned_away")
 	count(descDHTAsked, s.Malformed, "malformed")
 	count(descDHTRefused, s.Refused)
+	count(descDHTStale, s.Stale)
 	gauge(descDHTRecords, float64(s.Records))
 	gauge(descDHTTable, float64(s.Routing))
 	server := 0.0

@@ -15,6 +15,7 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/invitation"
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/underlay"
 )
 
 // joinMax bounds one attempt to join: contact, a handshake, an admission by the group, each of which ends in about a second if it works.
@@ -171,8 +172,13 @@ type attempt struct {
 	err    error
 }
 
+// refusalGrace is how long the others have still to let us in when a node has refused us that the token does not name: it may be of another mesh,
+// or of none. A member that is there answers in a second.
+const refusalGrace = 3 * time.Second
+
 // enrol asks all members of the token at all their addresses side by side, and whoever is at a bootstrap address. The first that lets us in wins. A
-// member that could not decide (no quorum in its reach) or was not reached leaves it to the others; the mesh's refusal is final.
+// member that could not decide (no quorum in its reach) or was not reached leaves it to the others; what a member refuses that the token names is
+// the mesh's word, and final.
 func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -197,9 +203,12 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 	}
 	begin(at)
 	var failures []attempt
+	var enough <-chan time.Time
 	for more != nil || open > 0 {
 		var a attempt
 		select {
+		case <-enough:
+			return coordinator.Answer{}, joinFailure(failures)
 		case found := <-more:
 			begin(found)
 			more = nil
@@ -214,8 +223,12 @@ func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.A
 		n.log.Debug("not enrolled", "peer", a.member.Short(), "addr", a.addr.String(), "err", a.err)
 		failures = append(failures, a)
 		var refused *coordinator.Refused
-		if errors.As(a.err, &refused) {
+		switch {
+		case !errors.As(a.err, &refused):
+		case slices.ContainsFunc(token.Members, func(m invitation.Member) bool { return m.ID == a.member }):
 			return coordinator.Answer{}, joinFailure(failures)
+		case enough == nil:
+			enough = time.After(refusalGrace)
 		}
 	}
 	return coordinator.Answer{}, joinFailure(failures)
@@ -248,7 +261,7 @@ func (n *Node) enrolAt(ctx context.Context, token invitation.Token, a *attempt, 
 	if err != nil {
 		return coordinator.Answer{}, err
 	}
-	s, err := n.control.OpenTo(ctx, to, a.member, coordinator.ProtocolEnroll)
+	s, err := n.openEnrol(ctx, to, a.member)
 	if err != nil {
 		return coordinator.Answer{}, err
 	}
@@ -274,19 +287,28 @@ func (n *Node) enrolAt(ctx context.Context, token invitation.Token, a *attempt, 
 	return coordinator.RequestEnrollment(ctx, s, request, token.Mesh, n.cfg.Now())
 }
 
+// openEnrol opens a stream to the member that the token names, or to whoever else is at its address now: a machine that was set up anew, or another
+// behind the same router. Any member may let in, what is asked is bound to this node's keys and tells nothing of the token's secret, and the answer
+// has to prove the mesh. So it gets what it would at a --bootstrap address.
+func (n *Node) openEnrol(ctx context.Context, to underlay.Addr, member identity.NodeID) (*control.Stream, error) {
+	s, err := n.control.OpenTo(ctx, to, member, coordinator.ProtocolEnroll)
+	var turned *control.Refused
+	if member.IsZero() || !errors.As(err, &turned) || !turned.Ours || turned.Code != uint64(control.ReasonWrongNode) {
+		return s, err
+	}
+	n.log.Info("another node is at the address of the token's member; asking it", "peer", member.Short())
+	return n.control.OpenTo(ctx, to, identity.NodeID{}, coordinator.ProtocolEnroll)
+}
+
 // joinFailure explains to the joiner what came of all attempts: a refusal first, then what a reachable member said, then who was not reached.
 func joinFailure(failures []attempt) error {
 	const what = "cannot join the mesh"
 	var refused *coordinator.Refused
-	var turned *control.Refused
 	var silent []string
 	for _, a := range failures {
 		switch {
 		case errors.As(a.err, &refused):
 			return localapi.Fail(localapi.Refused, what, refused, refusalNext(refused))
-		case errors.As(a.err, &turned) && turned.Ours && turned.Code == uint64(control.ReasonWrongNode):
-			return localapi.Fail(localapi.Refused, what, fmt.Errorf("at %s there is another node than the token names: the token is of another mesh, or "+
-				"the machine was set up anew", a.addr), "ask a member for a new invitation: phantom invite")
 		case errors.Is(a.err, coordinator.ErrNoQuorum):
 			return localapi.Fail(localapi.Failed, what, a.err, "try again once most coordinators are back; the token stays good until it expires")
 		}

@@ -144,6 +144,7 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 	m.loops.Go(m.rememberPaths)
 	m.loops.Go(m.seekBootstrap)
 	m.loops.Go(m.followRegion)
+	m.loops.Go(m.watchRefusals)
 	if state.Version == 0 {
 		m.fetchMembers(state.Coordinators.Leader)
 		m.loops.Go(m.fetchLater)

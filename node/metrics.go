@@ -59,6 +59,7 @@ var (
 	descBeacons      = desc("lan_beacons_total", "Messages of the LAN's beacons, by what became of them.", "result")
 	descNeighbours   = desc("lan_neighbours", "Machines of the LAN that beacons tell of.")
 	descPetitions    = desc("requests_refused_total", "Requests to join without an invitation that were over a bound.")
+	descCoordinate   = desc("coordinate_observations_total", "Round trips taken in for the network coordinate, by what became of them: bounded ones would have moved it too far.", "result")
 	descChecks       = desc("path_checks_total", "Keyed path checks, sent and answered.", "kind")
 )
 
@@ -109,6 +110,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	n.collectLAN(gauge, count)
 	n.collectHeld(gauge)
+	c.collectPlace(count)
 	gauge(descConns, float64(n.control.Stats().Connections))
 	if m := n.online.Load(); m != nil {
 		m.collect(gauge, count)
@@ -128,6 +130,14 @@ func (n *Node) collectLAN(gauge emitGauge, count emitCount) {
 		count(descBeacons, v, result)
 	}
 	gauge(descNeighbours, float64(len(n.lan.Neighbours())))
+}
+
+// collectPlace counts what moved the coordinate.
+func (c collector) collectPlace(count emitCount) {
+	s := c.node.place.Stats()
+	count(descCoordinate, s.Observed-s.Bounded, "taken")
+	count(descCoordinate, s.Bounded, "bounded")
+	count(descCoordinate, s.Refused, "refused")
 }
 
 type emitGauge func(d *prometheus.Desc, v float64, labels ...string)

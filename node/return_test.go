@@ -8,6 +8,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/underlay/underlaytest"
 )
 
 // Regression: a member that joined while this node was away was taken for a stranger at the bootstrap address, as its key was not known.
@@ -57,6 +58,71 @@ func TestAnOldTokenIsGoodAtAnyMember(t *testing.T) {
 			if ok, err := b.reaches(late, i); !ok {
 				t.Errorf("n%d is not reached: %v", i, err)
 			}
+		}
+	})
+}
+
+// The founder is gone for good; a member has its address now, as behind a router whose port was forwarded to another machine. An old token leads
+// to it, though it names the founder alone.
+func TestAnOldTokenIsGoodAtAMemberThatHasTheAddressNow(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		const founder, heir, late, members = 0, 1, 4, 3
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		first := b.start(founder, 0, localapi.Entry{New: "lab"}, nil)
+		invite, err := first.Invite(t.Context(), localapi.InviteRequest{Uses: members + 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 1; i <= members; i++ {
+			b.start(i, 0, localapi.Entry{Token: invite.Token}, nil)
+		}
+		time.Sleep(time.Minute) // three vote
+		b.stop(founder)
+		b.stop(heir)
+		b.startAt(heir, bubbleAddr(founder, 0), localapi.Entry{}, nil)
+		time.Sleep(time.Minute)
+		b.start(late, 0, localapi.Entry{Token: invite.Token}, nil)
+		for i := 1; i <= members; i++ {
+			if ok, err := b.reaches(late, i); !ok {
+				t.Errorf("n%d is not reached: %v", i, err)
+			}
+		}
+	})
+}
+
+// At the token's address is a machine of another mesh, which refuses; a member of the right one is at the other address. Its word counts, whoever
+// is asked first.
+func TestANodeOfAnotherMeshDoesNotSpoilAJoin(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		const founder, foreign, late, members = 0, 7, 4, 3
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		first := b.start(founder, 0, localapi.Entry{New: "lab"}, nil)
+		invite, err := first.Invite(t.Context(), localapi.InviteRequest{Uses: members + 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 1; i <= members; i++ {
+			b.start(i, 0, localapi.Entry{Token: invite.Token}, nil)
+		}
+		time.Sleep(time.Minute)
+		b.stop(founder)
+		b.startAt(foreign, bubbleAddr(founder, 0), localapi.Entry{New: "other"}, nil)
+		slow := bubbleAddr(1, 0) // the foreign one answers first
+		b.network.Set(underlaytest.Hooks{Latency: func(from, to netip.AddrPort) time.Duration {
+			if from.Addr() == slow || to.Addr() == slow {
+				return 100 * time.Millisecond
+			}
+			return 5 * time.Millisecond
+		}})
+		b.start(late, 0, localapi.Entry{Token: invite.Token}, func(s *config.Settings) {
+			s.Bootstrap = []string{netip.AddrPortFrom(slow, s.Port).String()}
+		})
+		if ok, err := b.reaches(late, 1); !ok {
+			t.Errorf("the member is not reached: %v", err)
 		}
 	})
 }

@@ -84,6 +84,7 @@ type DHT struct {
 
 	server  atomic.Bool
 	refused atomic.Uint64
+	stale   atomic.Uint64
 	lookups atomic.Uint64
 
 	ctx     context.Context
@@ -111,6 +112,7 @@ type Stats struct {
 	TurnedAway    uint64 // questions of others over a limit, or while this node is a client
 	Malformed     uint64 // questions of others that were none
 	Refused       uint64 // values that failed the checks
+	Stale         uint64 // values that were older than another of the same node: who was away has some, and who replays them
 	BytesSent     uint64 // questions and answers, without what control and QUIC add
 	BytesReceived uint64
 }
@@ -132,7 +134,7 @@ func New(cfg Config) (*DHT, error) {
 	self := peerIDOf(cfg.Key.ID())
 	d := &DHT{cfg: cfg, log: cfg.Log, changed: make(chan struct{}, 1), seek: make(chan identity.NodeID, seekMax), store: newStore(string(self))}
 	d.gate.callers = map[identity.NodeID]*caller{}
-	d.validator = validator{trust: cfg.Trust, peers: cfg.Peers, now: cfg.Now, refused: func() { d.refused.Add(1) }}
+	d.validator = validator{trust: cfg.Trust, peers: cfg.Peers, now: cfg.Now, refused: func() { d.refused.Add(1) }, stale: func() { d.stale.Add(1) }}
 	d.server.Store(cfg.Server())
 	prefix := protocol.ID("/phantommesh/" + cfg.Mesh.String())
 	var err error
@@ -174,7 +176,7 @@ func (d *DHT) Stats() Stats {
 	return Stats{
 		Server: d.server.Load(), Routing: d.kad.RoutingTable().Size(), Records: d.store.Len(), Lookups: d.lookups.Load(),
 		Asked: d.messenger.requests.Load(), Failed: d.messenger.failed.Load(),
-		Answered: d.served.answered.Load(), TurnedAway: d.served.turnedAway.Load(), Malformed: d.served.malformed.Load(), Refused: d.refused.Load(),
+		Answered: d.served.answered.Load(), TurnedAway: d.served.turnedAway.Load(), Malformed: d.served.malformed.Load(), Refused: d.refused.Load(), Stale: d.stale.Load(),
 		BytesSent: d.messenger.sentTo.Load() + d.served.sent.Load(), BytesReceived: d.messenger.receivedBy.Load() + d.served.received.Load(),
 	}
 }

@@ -180,6 +180,13 @@ func TestANewerRecordWinsAndAnOlderOneIsRefused(t *testing.T) {
 		if err != nil || len(hints) != 1 || hints[0].Addrs[0].String() != "198.51.100.9:1" {
 			t.Errorf("found %v, %v", hints, err)
 		}
+		stales := uint64(0)
+		for _, d := range w.dhts {
+			stales += d.Stats().Stale
+		}
+		if stales == 0 {
+			t.Error("nobody counted the old ones")
+		}
 	})
 }
 
@@ -263,7 +270,7 @@ func TestForgedValuesAreRefused(t *testing.T) {
 		now := time.Now()
 		expired, _ := m.Certify(victim.Key.Public(), victim.Name, now.Add(-48*time.Hour), now.Add(-24*time.Hour))
 		refused := 0
-		v := validator{trust: node.Trust.Load, peers: node.Peers, now: time.Now, refused: func() { refused++ }}
+		v := validator{trust: node.Trust.Load, peers: node.Peers, now: time.Now, refused: func() { refused++ }, stale: func() {}}
 		cases := map[string]struct {
 			key   string
 			value []byte

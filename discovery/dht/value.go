@@ -95,6 +95,7 @@ type validator struct {
 	peers   *peer.Table
 	now     func() time.Time
 	refused func()
+	stale   func() // a value was older than another of the same node
 }
 
 // Validate returns why a value may not be stored or believed.
@@ -111,7 +112,14 @@ func (v validator) Validate(key string, b []byte) error {
 func (v validator) Select(key string, values [][]byte) (int, error) {
 	best, at := uint64(0), -1
 	for i, b := range values {
-		if e, err := v.open(key, b); err == nil && (at < 0 || e.record.Sequence > best) {
+		e, err := v.open(key, b)
+		if err != nil {
+			continue
+		}
+		if at >= 0 && e.record.Sequence != best {
+			v.stale()
+		}
+		if at < 0 || e.record.Sequence > best {
 			best, at = e.record.Sequence, i
 		}
 	}

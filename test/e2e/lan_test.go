@@ -283,3 +283,40 @@ func TestAMeshThatWasFoundedBesideAnotherIsGivenUpForIt(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A LAN may have no IPv4 at all: beacons, paths and the exchange of codes then use the addresses that its router gives.
+func TestALANWithIPv6OnlyBecomesAMesh(t *testing.T) {
+	need(t, "nft", "conntrack")
+	l := lab.New(t)
+	r := l.Router("home", lab.RouterConfig{IPv6Only: true})
+	first, second := onLAN(t, l, r.AddHost("a")), onLAN(t, l, r.AddHost("b"))
+	found(t, first)
+	a := askIn(second)
+	code, _ := a.code(t)
+	first.Must("approve", code)
+	a.mustEnd(t)
+	if err := first.Host.Ping(second.Addresses()[0], settled); err != nil {
+		t.Error(err)
+	}
+}
+
+// A member with two interfaces is found in the networks of both, and is no way from one to the other for beacons.
+func TestAMemberWithTwoInterfacesIsFoundOnBoth(t *testing.T) {
+	need(t, "nft", "conntrack")
+	l := lab.New(t)
+	left, right := l.Router("left", lab.RouterConfig{Subnet: "10.1.0.0/24"}), l.Router("right", lab.RouterConfig{Subnet: "10.2.0.0/24"})
+	between := left.AddHost("between")
+	right.Plug(between)
+	member := onLAN(t, l, between)
+	found(t, member)
+	for _, r := range []*lab.Router{left, right} {
+		n := onLAN(t, l, r.AddHost("of-"+r.Name))
+		a := askIn(n)
+		code, _ := a.code(t)
+		member.Must("approve", code)
+		a.mustEnd(t)
+		if err := member.Host.Ping(n.Addresses()[0], settled); err != nil {
+			t.Errorf("%s: %v", r.Name, err)
+		}
+	}
+}
