@@ -200,11 +200,32 @@ func (m *membership) health(state *coordinator.State, peers []localapi.Peer) loc
 }
 
 // Members is what the ledger says.
-func (n *Node) Members(context.Context) (*localapi.MemberList, error) {
+func (n *Node) Members(ctx context.Context) (*localapi.MemberList, error) {
 	m, err := n.membership("list the members")
 	if err != nil {
 		return nil, err
 	}
+	out := m.onRecord()
+	for _, h := range m.gather(ctx) {
+		if slices.ContainsFunc(out.Members, func(o localapi.Member) bool { return o.ID == h.Node.String() }) {
+			continue // a member that asks again, or was let in just now
+		}
+		out.Members = append(out.Members, localapi.Member{ID: h.Node.String(), Name: h.Name, State: localapi.MemberQuarantined,
+			Addresses: localapi.List[string]{}, Tags: localapi.List[string]{}})
+	}
+	return out, nil
+}
+
+// MembersOnRecord is Members without those in quarantine, for whom others would have to be asked.
+func (n *Node) MembersOnRecord() (*localapi.MemberList, error) {
+	m, err := n.membership("list the members")
+	if err != nil {
+		return nil, err
+	}
+	return m.onRecord(), nil
+}
+
+func (m *membership) onRecord() *localapi.MemberList {
 	out := &localapi.MemberList{}
 	for _, member := range m.group.State().Members {
 		c := member.Certificate
@@ -219,7 +240,7 @@ func (n *Node) Members(context.Context) (*localapi.MemberList, error) {
 		})
 	}
 	slices.SortStableFunc(out.Members, func(a, b localapi.Member) int { return compareText(a.Name, b.Name) })
-	return out, nil
+	return out
 }
 
 func compareText(a, b string) int {

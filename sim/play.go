@@ -421,7 +421,7 @@ func (p *play) look(probe, audit bool) *View {
 		if len(p.world.hosts) <= drawnMax {
 			view.Records = records(n)
 		}
-		if m, err := n.Members(ctx); err == nil {
+		if m, err := n.MembersOnRecord(); err == nil {
 			view.Members = m.Members
 		}
 		v.Nodes = append(v.Nodes, view)

@@ -109,7 +109,7 @@ type Member struct {
 	Region    string       `json:"region"`
 	Tags      List[string] `json:"tags"`
 	State     string       `json:"state"`
-	NotAfter  time.Time    `json:"not_after"`
+	NotAfter  time.Time    `json:"not_after,omitzero"` // of nobody in quarantine: there is no certificate yet
 }
 
 // MemberList answers phantom members.
