@@ -94,5 +94,8 @@ func (g *Group) observeKeyring(w *watcher, s *State, o *Observation) {
 		if e.HasRecord {
 			o.Holds[e.ID] = e.Record.StateVersion
 		}
+		if g.cfg.Holds != nil {
+			o.Holds[e.ID] = max(o.Holds[e.ID], g.cfg.Holds(e.ID))
+		}
 	}
 }

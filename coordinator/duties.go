@@ -275,7 +275,8 @@ func (g *Group) observeMesh(r *replica) Observation {
 		Offers: map[identity.NodeID]Offer{}}
 	o.Voters, o.Staged = r.servers()
 	r.contact.keep(append(slices.Clone(o.Voters), o.Staged...)...)
-	for _, m := range g.state.Load().Members {
+	ledger := g.state.Load()
+	for _, m := range ledger.Members {
 		seen := m.Status == Active && (m.ID == g.self || (g.cfg.Alive(m.ID) && !r.contact.fails(m.ID, 2*g.cfg.Timing.Heartbeat)))
 		from, to := w.gone, w.alive
 		if !seen {
@@ -285,7 +286,10 @@ func (g *Group) observeMesh(r *replica) Observation {
 		if _, ok := to[m.ID]; !ok {
 			to[m.ID] = now
 		}
-		if e, ok := g.cfg.Peers.Get(m.ID); ok && e.HasRecord {
+		e, ok := g.cfg.Peers.Get(m.ID)
+		// Of members of other regions the leader has the records of those that their region puts forward; the others are no better.
+		o.Poor[m.ID] = seen && (!ok || !e.HasRecord) && ledger.RegionOf(m.ID) != ledger.RegionOf(g.self)
+		if ok && e.HasRecord {
 			o.Poor[m.ID] = e.Record.NAT == peer.NATHard || e.Record.NAT == peer.NATBlocked
 			if _, known := w.poor[m.ID]; !o.Poor[m.ID] {
 				delete(w.poor, m.ID)

@@ -36,6 +36,8 @@ type Config struct {
 	Timing  Timing // zero: LAN()
 	// Alive is gossip's view of a node. Nil: everybody in the table of peers that gossip calls alive.
 	Alive func(id identity.NodeID) bool
+	// Holds is the version of the state that a member is known to hold at least, beside what its record says; nil: nothing is known.
+	Holds func(id identity.NodeID) uint64
 	// OnState is called, coalesced and from one goroutine, after State or the view of the coordinators changed.
 	OnState  func()
 	wrapDisk func(disk) disk // tests put faults there
@@ -275,6 +277,9 @@ func (g *Group) Voting() bool {
 	voters, _ := r.servers()
 	return contains(voters, g.self)
 }
+
+// Serving tells whether this node has a replica of the ledger, as a voter or to stand by.
+func (g *Group) Serving() bool { return g.current() != nil }
 
 // Fault returns why this node's replica is not running although it should, for doctor; nil if all is well.
 func (g *Group) Fault() error {

@@ -104,6 +104,18 @@ func (s *State) activeRegions() map[string]int {
 	return out
 }
 
+// MembersOf returns the active members of every region that has any, sorted by node ID.
+func (s *State) MembersOf() map[string][]identity.NodeID {
+	out := map[string][]identity.NodeID{}
+	for _, m := range s.Members { // sorted
+		if m.Status == Active {
+			region := s.RegionOf(m.ID)
+			out[region] = append(out[region], m.ID)
+		}
+	}
+	return out
+}
+
 func (s *State) withRegions(r Regions) *State {
 	c := s.clone()
 	c.Regions = r.hashed()

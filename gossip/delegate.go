@@ -138,8 +138,12 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 	return d.p.spreading.GetBroadcasts(overhead, limit)
 }
 
-// LocalState is empty: records ride in the members' metas, the ledger's state in its own protocol.
-func (d delegate) LocalState(bool) []byte { return nil }
+// LocalState is what is shared beside the members, see [Shared]. Records ride in the members' metas, the ledger's state in its own protocol.
+func (d delegate) LocalState(bool) []byte { return d.p.sharedState() }
 
-// MergeRemoteState has nothing to merge.
-func (d delegate) MergeRemoteState([]byte, bool) {}
+// MergeRemoteState takes what another shares.
+func (d delegate) MergeRemoteState(b []byte, _ bool) {
+	if shared := d.p.host.cfg.Shared; shared != nil && len(b) > 0 {
+		shared.Merge(d.p.scope, b)
+	}
+}

@@ -42,6 +42,8 @@ type HostConfig struct {
 	Coordinates Coordinates
 	// Record is what the node says of itself until the first [Host.SetRecord].
 	Record peer.Record
+	// Shared, if not nil, is exchanged beside the members.
+	Shared Shared
 	// Rand is where nonces come from.
 	Rand io.Reader
 	// Now is what the machine believes the time to be, which may be set; default time.Now.
@@ -254,6 +256,22 @@ func (h *Host) offer(e Event) {
 	default:
 		h.stats.eventsLost.Add(1)
 	}
+}
+
+// Signed returns the newest record of a member that some pool has had proved, as the member signed it.
+func (h *Host) Signed(id identity.NodeID) (signed []byte, ok bool) {
+	if id == h.cfg.Self {
+		return h.Record(), true
+	}
+	var newest uint64
+	for _, p := range *h.pools.Load() {
+		if b, found := p.admission.signed(id); found {
+			if r, err := peer.ParseRecord(id, b); err == nil && (!ok || r.Sequence > newest) {
+				signed, newest, ok = b, r.Sequence, true
+			}
+		}
+	}
+	return signed, ok
 }
 
 // SetKeyring replaces the gossip keys: from now on the first seals and all of them open. To change keys without a gap, first give

@@ -153,7 +153,7 @@ func (p *Pool) Close() error {
 	p.tasks.Wait()
 	if first {
 		p.host.leave(p)
-		p.peers.Retract(p.source(), time.Now())
+		p.peers.Retract(Source(p.scope), time.Now())
 	}
 	return err
 }

@@ -194,6 +194,11 @@ func (p *Pool) belonging() []identity.NodeID {
 // Scope returns whose pool it is.
 func (p *Pool) Scope() Scope { return p.scope }
 
+// Admits reports whether a member may be in the pool.
+func (p *Pool) Admits(id identity.NodeID) bool {
+	return knows(p.peers, id) && (p.fence.admits == nil || p.fence.admits(id))
+}
+
 // Reconsider has the pool look again at who belongs to it.
 func (p *Pool) Reconsider() {
 	select {
@@ -245,7 +250,7 @@ func (p *Pool) publish() {
 			if c.newRecord {
 				p.peers.Update(c.Record)
 			}
-			p.peers.Report(p.source(), c.ID, c.State, c.since)
+			p.peers.Report(Source(p.scope), c.ID, c.State, c.since)
 			if c.ID != p.self {
 				p.tell(c)
 			}
@@ -313,8 +318,8 @@ func (p *Pool) strayed(id identity.NodeID) {
 	}
 }
 
-// source is the name of this pool's verdicts in the peer table.
-func (p *Pool) source() string { return "pool " + string(p.scope) }
+// Source is the name of a pool's verdicts in the peer table.
+func Source(s Scope) string { return "pool " + string(s) }
 
 // recordOf returns the record of a node that has been judged.
 func (p *Pool) recordOf(n *memberlist.Node) (identity.NodeID, peer.Record, bool) {

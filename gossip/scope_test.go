@@ -328,3 +328,61 @@ func FuzzPreface(f *testing.F) {
 		}
 	})
 }
+
+// shelf is a Shared for tests: the largest text wins.
+type shelf struct {
+	mu   sync.Mutex
+	text string
+	host *Host
+}
+
+func (s *shelf) State(Scope) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return []byte(s.text)
+}
+
+func (s *shelf) Merge(_ Scope, b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text = max(s.text, string(b))
+}
+
+func (s *shelf) Digest(Scope) (sum uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range []byte(s.text) {
+		sum = sum*31 + uint64(c)
+	}
+	return sum
+}
+
+func TestWhatIsSharedReachesEveryMemberWithoutRumours(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(5)
+		shelves := make([]*shelf, len(hosts))
+		for i, h := range hosts {
+			shelves[i] = &shelf{}
+			shelves[i].host = h.start(func(c *setup) { c.Shared = shelves[i] }).host
+		}
+		defer closeAll(hosts)
+		time.Sleep(time.Minute)
+		shelves[2].Merge(testScope, bytes.Repeat([]byte("news"), 10_000))
+		shelves[2].host.SharedChanged()
+		t.Logf("took %v", eventually(t, 3*time.Minute, "everywhere", func() bool {
+			for _, s := range shelves {
+				if len(s.State(testScope)) != 40_000 {
+					return false
+				}
+			}
+			return true
+		}))
+		// What is too much is not sent, and hurts nothing.
+		shelves[2].Merge(testScope, bytes.Repeat([]byte("x"), SharedMax+1))
+		time.Sleep(5 * time.Minute)
+		if len(shelves[1].State(testScope)) != 40_000 || !whole(hosts) {
+			t.Error("an oversized state was spread, or somebody was lost over it")
+		}
+	})
+}

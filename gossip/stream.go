@@ -133,8 +133,7 @@ func checkHead(conn io.Reader, inbound bool) (again io.Reader, entries int, err 
 	return bytes.NewReader(rec.kept), entries, nil
 }
 
-// checkPushPull reads the head of a push/pull and checks what memberlist would reserve memory for. No state of our own rides
-// along, so none may be announced.
+// checkPushPull reads the head of a push/pull and checks what memberlist would reserve memory for.
 func checkPushPull(r io.Reader) (entries int, err error) {
 	var head struct {
 		Nodes        int
@@ -145,7 +144,7 @@ func checkPushPull(r io.Reader) (entries int, err error) {
 	if err := codec.NewDecoder(r, &handle).Decode(&head); err != nil {
 		return 0, fmt.Errorf("%w: head of a push/pull: %w", errStreamForm, err)
 	}
-	if head.Nodes < 0 || head.Nodes > membersMax || head.UserStateLen != 0 {
+	if head.Nodes < 0 || head.Nodes > membersMax || head.UserStateLen < 0 || head.UserStateLen > SharedMax {
 		return 0, fmt.Errorf("%w: push/pull of %d members and %d bytes", errStreamForm, head.Nodes, head.UserStateLen)
 	}
 	return head.Nodes, nil

@@ -62,6 +62,7 @@ type transport struct {
 	peers        *peer.Table
 	scope        Scope
 	fence        *fence
+	shared       Shared                // nil: nothing
 	strayed      func(identity.NodeID) // called with a member that speaks here and does not belong here
 	seal         *seal
 	roster       *roster
@@ -97,7 +98,7 @@ func newTransport(h *Host, p *Pool) *transport {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &transport{
 		self: p.self, mesh: p.mesh, calm: newCalm(p.profile), address: identity.OverlayIPv6(p.mesh, p.self),
-		packets: h.cfg.Packets, streams: h.cfg.Streams, peers: p.peers, scope: p.scope, fence: p.fence, strayed: p.strayed,
+		packets: h.cfg.Packets, streams: h.cfg.Streams, peers: p.peers, scope: p.scope, fence: p.fence, shared: h.cfg.Shared, strayed: p.strayed,
 		admission: p.admission, incarnations: newIncarnations(p.self), seal: p.seal, roster: p.roster, stats: p.stats, log: p.log, timeout: p.profile.StreamTimeout,
 		paths:   newPaths(ctx, h.cfg.Connect),
 		arrived: make(chan *memberlist.Packet, arrivedMax),
@@ -174,7 +175,7 @@ func (t *transport) takeApart(plain []byte, from identity.NodeID) ([]byte, error
 		return nil, err
 	}
 	now := time.Now()
-	if ours, settled := t.roster.digest(t.calm.alert, now); settled && here(t.roster.state(from)) && t.calm.differs(ours, theirs, now) {
+	if ours, settled := t.digest(now); settled && here(t.roster.state(from)) && t.calm.differs(ours, theirs, now) {
 		t.drifted(from)
 	}
 	return long, nil
@@ -265,7 +266,7 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 		if short.kind == shortPing && t.spare(id, short.sequence, now) {
 			return now, nil
 		}
-		digest, _ := t.roster.digest(t.calm.alert, now)
+		digest, _ := t.digest(now)
 		b = short.append(make([]byte, 0, shortMax), digest)
 	}
 	sealed, err := t.seal.close(id, b)

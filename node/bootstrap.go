@@ -129,9 +129,7 @@ func (m *membership) contactBootstrap(addr netip.AddrPort) {
 	}
 	n.socket.Hint(e.ID, []netip.AddrPort{addr})
 	m.note(e.ID, []netip.AddrPort{addr})
-	if _, err := m.pool.Join(m.ctx, []identity.NodeID{e.ID}); err != nil {
-		n.log.Debug("gossip will try the member of the bootstrap address again", "peer", e.ID.Short(), "err", err)
-	}
+	m.greet(e.ID)
 }
 
 // meet learns of a member that came while this node was away: with the certificate that it shows it gets into the peer table, and it has the state

@@ -118,6 +118,7 @@ type bubbleMesh struct {
 	network underlaytest.Network
 	running map[int]*bubbleRun
 	logs    map[int]*bubbleLog
+	dead    []*bubbleRun
 }
 
 // bubbleLog is what a node has logged, over all its runs.
@@ -140,6 +141,7 @@ func (l *bubbleLog) String() string {
 
 type bubbleRun struct {
 	node  *node.Node
+	host  *underlaytest.Host
 	stop  context.CancelFunc
 	ended chan error
 }
@@ -168,9 +170,10 @@ func (b *bubbleMesh) startAt(i int, addr netip.Addr, e localapi.Entry, change fu
 		b.logs[i] = new(bubbleLog)
 	}
 	log := slog.New(slog.NewTextHandler(b.logs[i], &slog.HandlerOptions{Level: slog.LevelDebug}))
-	n := changedNode(b.t, b.network.Host(addr), filepath.Join(b.dir, fmt.Sprint(i)), i, log, change)
+	host := b.network.Host(addr)
+	n := changedNode(b.t, host, filepath.Join(b.dir, fmt.Sprint(i)), i, log, change)
 	ctx, cancel := context.WithCancel(context.Background())
-	run := &bubbleRun{node: n, stop: cancel, ended: make(chan error, 1)}
+	run := &bubbleRun{node: n, host: host, stop: cancel, ended: make(chan error, 1)}
 	b.running[i] = run
 	go func() { run.ended <- n.Run(ctx) }()
 	if err := n.Enter(b.t.Context(), e); err != nil {
@@ -203,6 +206,10 @@ func (b *bubbleMesh) stopAll() {
 	for i := range b.running {
 		b.stop(i)
 	}
+	for _, run := range b.dead {
+		run.stop()
+		<-run.ended
+	}
 	time.Sleep(time.Minute) // memberlist's last probes end by themselves
 }
 
@@ -213,4 +220,12 @@ func (b *bubbleMesh) reaches(i, j int) (ok bool, why error) {
 		return nil
 	})
 	return ok, why
+}
+
+// kill takes a node off the network without a word; it is ended with the mesh.
+func (b *bubbleMesh) kill(i int) {
+	b.t.Helper()
+	b.running[i].host.Pause(false)
+	b.dead = append(b.dead, b.running[i])
+	delete(b.running, i)
 }

@@ -20,6 +20,13 @@ import (
 const (
 	// topicState tells that the mesh's signed state has reached a version: 8 bytes, big-endian. Who is behind pulls from who told.
 	topicState uint8 = 1
+	// topicBulletin is a region's bulletin, topicLargeBulletin the name of a region whose bulletin fits no rumour: its author has it.
+	topicBulletin      uint8 = 2
+	topicLargeBulletin uint8 = 3
+	// topicRecord is the signed record of a member that all regions need, by itself.
+	topicRecord uint8 = 4
+	// topicHorizon is what those who speak for a region have lost sight of. It stays in the region's pool.
+	topicHorizon uint8 = 5
 )
 
 // stateCheckInterval is how often a node compares its state's version with what its peers say of theirs: the safety net under the rumours.
@@ -37,6 +44,7 @@ func (m *membership) followState() {
 			m.stateChanged()
 		case <-tick.C:
 			m.pullFromAhead()
+			m.followPools(m.group.State()) // whether this node has a replica is in no state
 			m.adoptKeys(m.group.State().Keyring.Keys)
 		}
 	}
@@ -48,6 +56,8 @@ func (m *membership) stateChanged() {
 	m.adoptMembers(state)
 	m.noteVoters(state)
 	m.enforceRevocations(state)
+	m.followPools(state)
+	signal(m.abroad.wake)
 	m.adoptPolicy(state)
 	m.adoptKeys(state.Keyring.Keys)
 	m.spreadVersion(state)
@@ -153,15 +163,27 @@ func (m *membership) followRumours() {
 		case <-m.ctx.Done():
 			return
 		case r := <-m.gossip.Rumours():
-			if r.Topic != topicState || len(r.Payload) != 8 {
-				continue
-			}
-			version := binary.BigEndian.Uint64(r.Payload)
-			m.news.hear(version)
-			if version > m.group.State().Version {
-				m.group.PullSoon(r.From)
-			}
+			m.hearRumour(r)
 		}
+	}
+}
+
+func (m *membership) hearRumour(r gossip.Rumour) {
+	switch {
+	case r.Topic == topicState && len(r.Payload) == 8:
+		version := binary.BigEndian.Uint64(r.Payload)
+		m.news.hear(version)
+		if version > m.group.State().Version {
+			m.group.PullSoon(r.From)
+		}
+	case r.Topic == topicBulletin:
+		m.abroad.hear(r.Payload)
+	case r.Topic == topicLargeBulletin:
+		m.abroad.fetchLarge(r.From, string(r.Payload))
+	case r.Topic == topicRecord:
+		m.abroad.hearRecord(r.From, r.Payload)
+	case r.Topic == topicHorizon && r.Scope != "":
+		m.abroad.hearHorizon(r.Payload)
 	}
 }
 
@@ -192,7 +214,8 @@ func (m *membership) followGossip() {
 		case id := <-m.gone:
 			m.dropLeft(id)
 		case e := <-m.gossip.Events():
-			n.log.Debug("gossip", "peer", e.ID.Short(), "event", e.Kind.String())
+			n.log.Debug("gossip", "peer", e.ID.Short(), "event", e.Kind.String(), "pool", string(e.Scope))
+			signal(m.abroad.wake)
 			if e.Kind != gossip.MemberSuspect && e.Kind != gossip.MemberUpdated && m.group.State().Coordinators.Voter(e.ID) {
 				m.group.Refresh()
 			}
@@ -213,6 +236,19 @@ func (m *membership) followGossip() {
 				m.pullUnknown(e)
 			}
 		}
+	}
+}
+
+// heed is told that a member of another region has changed its state, by what its region says.
+func (m *membership) heed(id identity.NodeID, state peer.State) {
+	if m.group.State().Coordinators.Voter(id) {
+		m.group.Refresh()
+	}
+	switch state {
+	case peer.Alive, peer.Dead:
+		m.node.control.Suspect(id)
+	case peer.Left:
+		m.dropLeft(id)
 	}
 }
 
@@ -325,7 +361,7 @@ func (m *membership) publishRecords() {
 	defer tick.Stop()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
-	last := peer.Record{}
+	last, told := peer.Record{}, peer.Record{}
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -349,7 +385,30 @@ func (m *membership) publishRecords() {
 		if err := m.gossip.SetRecord(r); err != nil && m.ctx.Err() == nil {
 			m.node.log.Warn("own record not spread", "err", err)
 		}
+		told = m.tellRegions(r, told)
 	}
+}
+
+// tellRegions tells the regions what this node says of itself, if they need it and it is not what they were told; it returns what they were told.
+func (m *membership) tellRegions(r, told peer.Record) peer.Record {
+	state := m.group.State()
+	switch {
+	case !widePool(state) || !isNotable(state, m.node.ID()):
+		return peer.Record{}
+	case sameMatter(r, told):
+		return told
+	}
+	m.abroad.hearRecord(m.node.ID(), m.gossip.Record())
+	if err := m.gossip.Rumour(topicRecord, m.gossip.Record()); err != nil {
+		m.node.log.Debug("rumour not spread", "err", err)
+	}
+	return r
+}
+
+// sameMatter is sameNews but for the version of the state, which changes with every decision.
+func sameMatter(a, b peer.Record) bool {
+	a.StateVersion = b.StateVersion
+	return sameNews(a, b)
 }
 
 func sameNews(a, b peer.Record) bool {

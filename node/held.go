@@ -27,11 +27,28 @@ func (n *Node) Held() []use.Use {
 	if m == nil {
 		return out
 	}
-	out = append(out, m.gossip.Held()...)
+	out = append(append(out, m.gossip.Held()...), m.abroad.held()...)
 	if d := m.dht.Load(); d != nil {
 		out = append(out, d.Held()...)
 	}
 	return out
+}
+
+func (a *abroad) held() []use.Use {
+	a.posts.paces.mu.Lock()
+	paces := len(a.posts.paces.of)
+	a.posts.paces.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return []use.Use{
+		use.Queue("region_merges", a.merges),
+		{Of: "region_bulletins", Now: len(a.board.Notices()), Max: len(a.members)},
+		{Of: "region_records", Now: len(a.records), Max: sharedRecordsMax},
+		{Of: "region_records_learned", Now: len(a.learned), Max: learnedMax},
+		{Of: "region_lookups", Now: a.search.running, Max: lookupsMax},
+		{Of: "region_lookups_kept", Now: len(a.search.begun), Max: lookupsKept},
+		{Of: "region_askers", Now: paces, Max: newsPacesMax},
+	}
 }
 
 func (n *Node) collectHeld(gauge emitGauge) {

@@ -31,7 +31,7 @@ type membership struct {
 	// Constant after assemble.
 	reach     *reach.Reach
 	gossip    *gossip.Host
-	pool      *gossip.Pool
+	abroad    *abroad
 	dht       atomic.Pointer[dht.DHT] // nil: --no-dht
 	plane     *dataplane.Plane
 	guard     guard // the packet filter
@@ -44,6 +44,7 @@ type membership struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 
+	pools   pools
 	keys    keyring    // only followState uses it
 	said    place.Said // only describe uses it
 	region  region
@@ -71,7 +72,9 @@ func (n *Node) newMembership() *membership {
 	m := &membership{
 		node: n, networkChanged: make(chan struct{}, 1), mapperChanged: make(chan struct{}, 1), changed: make(chan struct{}, 1), gone: make(chan identity.NodeID, goneMax), publish: make(chan struct{}, 1), cutOff: map[identity.NodeID]bool{},
 		adopted: map[identity.NodeID]uint64{}, voters: map[identity.NodeID]time.Time{},
+		pools: pools{leaving: map[gossip.Scope]context.CancelFunc{}, opened: map[gossip.Scope]time.Time{}},
 	}
+	m.abroad = newAbroad(m)
 	m.guard.firewall = firewall.New()
 	m.region.look, m.region.told, m.region.measured = make(chan struct{}, 1), n.cfg.Settings.Region, map[identity.NodeID]measurement{}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -86,7 +89,7 @@ func (n *Node) groupConfig(m *membership) coordinator.Config {
 	}
 	return coordinator.Config{
 		Key: n.key, Control: n.control, Peers: n.peers, Dir: n.folder.path, Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
-		Timing: timing, Alive: m.alive, OnState: m.wake, NoSync: n.cfg.NoSync, Disk: n.cfg.Disk,
+		Timing: timing, Alive: m.alive, Holds: m.abroad.holds, OnState: m.wake, NoSync: n.cfg.NoSync, Disk: n.cfg.Disk,
 	}
 }
 
@@ -138,6 +141,7 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 		return err
 	}
 	m.loops.Go(m.followState)
+	m.loops.Go(m.abroad.run)
 	m.loops.Go(m.followGossip)
 	m.loops.Go(m.followRumours)
 	m.loops.Go(m.publishRecords)
@@ -268,22 +272,17 @@ func listenProxy(wanted, usual string) (net.Listener, error) {
 
 func (m *membership) startGossip(state *coordinator.State) (err error) {
 	n := m.node
-	profile := gossip.LAN()
-	if n.cfg.Settings.Timing == config.WAN {
-		profile = gossip.WAN()
-	}
 	for _, h := range n.book.All() {
 		n.socket.Hint(h.ID, h.Addrs)
 	}
 	m.gossip, err = gossip.NewHost(gossip.HostConfig{
 		Self: n.ID(), Key: n.key, Mesh: state.Mesh.ID, Peers: n.peers, Packets: n.socket, Control: n.control, Connect: n.socket.Connect,
-		Keyring: state.Keyring.Keys, Coordinates: n.place, Record: m.record(), Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
+		Keyring: state.Keyring.Keys, Coordinates: n.place, Record: m.record(), Shared: m.abroad, Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
 	})
 	if err != nil {
 		return err
 	}
-	m.pool, err = m.gossip.Open(gossip.Config{Scope: gossip.Wide, Profile: profile})
-	return err
+	return m.adjustPools(state)
 }
 
 // close hands over duties, says goodbye, and ends everything, newest first. It returns within ctx's time and little more.

@@ -45,6 +45,10 @@ var (
 	descRelayLoad    = desc("relay_load", "What is carried for others now, by what it is: pairs, members, bytes that wait.", "of")
 	descMembers      = desc("gossip_members", "Other members, by gossip's verdict.", "state")
 	descGossipBytes  = desc("gossip_bytes_total", "Gossip traffic in bytes, packets and streams.", "direction")
+	descPools        = desc("gossip_pools", "Gossip pools that this node is in: its region's, and the wide one if it connects regions.")
+	descBulletins    = desc("bulletins_total", "Bulletins of regions, by what became of them.", "result")
+	descDark         = desc("regions_lost", "Other regions that are out of sight.")
+	descLookups      = desc("region_lookups_total", "Searches for members of other regions, by result.", "result")
 	descTunnels      = desc("tunnels", "Tunnels, by state.", "state")
 	descTunnelBytes  = desc("tunnel_bytes_total", "Bytes through the tunnels that exist now.", "direction")
 	descExchanges    = desc("exchanges_total", "Post-quantum key exchanges begun here, by result.", "result")
@@ -145,14 +149,21 @@ type emitCount func(d *prometheus.Desc, v uint64, labels ...string)
 
 func (m *membership) collect(gauge emitGauge, count emitCount) {
 	g := m.gossip.Stats()
+	members := map[peer.State]int{}
+	for _, e := range m.node.peers.All() {
+		if !e.Revoked && e.ID != m.node.ID() {
+			members[e.State]++
+		}
+	}
 	for _, state := range []peer.State{peer.Alive, peer.Suspect, peer.Dead, peer.Left} {
-		gauge(descMembers, float64(g.Members[state]), state.String())
+		gauge(descMembers, float64(members[state]), state.String())
 	}
 	count(descGossipBytes, g.BytesSent+g.StreamBytesSent, "sent")
 	count(descGossipBytes, g.BytesReceived+g.StreamBytesReceived, "received")
 	for reason, v := range g.Refused {
 		count(descDropped, v, "gossip_"+reason)
 	}
+	m.abroad.collect(gauge, count)
 	m.collectDHT(gauge, count)
 	m.collectPlane(gauge, count)
 	m.collectFilter(gauge, count)
@@ -173,6 +184,25 @@ func (m *membership) collect(gauge emitGauge, count emitCount) {
 	}
 	gauge(descRegion, inOffice, state.RegionOf(m.node.ID()))
 	count(descRefused, m.group.RefusedOrders())
+}
+
+func (a *abroad) collect(gauge emitGauge, count emitCount) {
+	gauge(descPools, float64(len(a.m.gossip.Pools())))
+	count(descBulletins, a.counts.taken.Load(), "taken")
+	count(descBulletins, a.counts.stale.Load(), "stale")
+	count(descBulletins, a.counts.ahead.Load(), "ahead")
+	count(descBulletins, a.counts.refused.Load(), "refused")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	lost := 0
+	for _, dark := range a.dark {
+		if dark {
+			lost++
+		}
+	}
+	gauge(descDark, float64(lost))
+	count(descLookups, a.search.found, "found")
+	count(descLookups, a.search.total-a.search.found, "not_found")
 }
 
 func (m *membership) collectPlane(gauge emitGauge, count emitCount) {

@@ -157,6 +157,7 @@ func (n *Node) open() (err error) {
 	n.control.OnConnection(n.connectionChanged)
 	n.control.Handle(protocolPair, control.Anyone, n.servePair)
 	n.control.Handle(protocolPending, control.MembersOnly, n.servePending)
+	n.control.Handle(protocolNews, control.MembersOnly, n.serveNews)
 	n.openLAN()
 	return nil
 }

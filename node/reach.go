@@ -80,10 +80,20 @@ func (n *Node) relayCapacity() underlay.RelayCapacity {
 
 // assist is how the underlay asks for help with a member that it cannot reach directly. Without a mesh there is none.
 func (n *Node) assist(id identity.NodeID) {
-	if r := n.reach.Load(); r != nil {
-		r.Assist(id)
-	}
 	n.seekInDHT(id)
+	help := func() {
+		if r := n.reach.Load(); r != nil {
+			r.Assist(id)
+		}
+	}
+	m := n.online.Load()
+	if m == nil || !m.abroad.seek(id, help) {
+		help()
+		return
+	}
+	if e, ok := n.peers.Get(id); ok && e.HasRecord { // perhaps of before it moved
+		help()
+	}
 }
 
 // watchNetwork tells everybody who learned something of the network that it has changed. It ends with ctx.

@@ -1,0 +1,244 @@
+package bulletin
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+const (
+	// rollsKept is how many of a region's last lists are remembered: a bulletin may name members by one that was true some changes ago.
+	rollsKept = 4
+	// aheadMax bounds the bulletins that wait for a newer state, one of a region.
+	aheadMax = 64
+	// skew is granted to an author's clock, as to certificates.
+	skew = 5 * time.Minute
+)
+
+// View is what the state that is held here says, and the little that is seen beside it.
+type View struct {
+	Mesh identity.MeshID
+	// Now is the machine's clock, which authors number by and which may be off.
+	Now     time.Time
+	Version uint64
+	// RegionOf is a member's region, empty if it is no active member.
+	RegionOf func(identity.NodeID) string
+	// Public is a member's key.
+	Public func(identity.NodeID) (*identity.Public, bool)
+	// Coordinator is who coordinates a region, and in which term; the term is known even while nobody does.
+	Coordinator func(region string) (id identity.NodeID, term uint64, ok bool)
+	// Alive tells whether a member is held alive here. Only while a region's coordinator is not, others of the region may speak for it.
+	Alive func(identity.NodeID) bool
+	// Regions are the active members of every region, sorted.
+	Regions map[string][]identity.NodeID
+}
+
+// Why something was not taken.
+var (
+	// ErrStale: what is held is as new, or its term is over.
+	ErrStale = errors.New("bulletin: not newer than what is held")
+	// ErrAhead: it speaks of a state that is not held here yet. It waits until Board.Turn.
+	ErrAhead = errors.New("bulletin: of a newer state")
+	// ErrEntitled: its author does not speak for the region.
+	ErrEntitled = errors.New("bulletin: its author does not speak for the region")
+	// ErrTime: its number lies in the future.
+	ErrTime = errors.New("bulletin: from the future")
+)
+
+// Notice is a bulletin as the board holds it.
+type Notice struct {
+	Bulletin
+	Raw []byte
+}
+
+type roll struct {
+	hash    Roll
+	members []identity.NodeID
+}
+
+// Board holds the newest bulletin of every region and the horizon of our own. It is for one goroutine at a time.
+type Board struct {
+	view    View
+	notices map[string]Notice
+	ahead   map[string][]byte
+	rolls   map[string][]roll // by region, the newest first
+
+	horizon    Horizon
+	horizonRaw []byte
+}
+
+// NewBoard returns an empty board.
+func NewBoard() *Board {
+	return &Board{notices: map[string]Notice{}, ahead: map[string][]byte{}, rolls: map[string][]roll{}}
+}
+
+// Turn has the board look at the world through another view. What is said of regions that are no more is forgotten. It returns the regions
+// whose bulletin has come with it, having waited for a newer state, and those whose bulletin is now to be read by another list.
+func (b *Board) Turn(v View) (changed []string) {
+	b.view = v
+	for region, members := range v.Regions {
+		hash := RollOf(members)
+		list := b.rolls[region]
+		if len(list) > 0 && list[0].hash == hash {
+			continue
+		}
+		list = slices.DeleteFunc(list, func(r roll) bool { return r.hash == hash })
+		b.rolls[region] = slices.Insert(list, 0, roll{hash, members})[:min(len(list)+1, rollsKept)]
+		changed = append(changed, region)
+	}
+	gone := func(region string) bool { return len(v.Regions[region]) == 0 }
+	maps.DeleteFunc(b.rolls, func(region string, _ []roll) bool { return gone(region) })
+	maps.DeleteFunc(b.notices, func(region string, _ Notice) bool { return gone(region) })
+	waiting := b.ahead
+	b.ahead = map[string][]byte{}
+	for region, raw := range waiting {
+		if n, err := b.Take(raw); err == nil {
+			changed = append(changed, n.Region)
+		} else if errors.Is(err, ErrAhead) && !gone(region) {
+			b.ahead[region] = raw
+		}
+	}
+	slices.Sort(changed)
+	return slices.Compact(changed)
+}
+
+// Now tells the board the time.
+func (b *Board) Now(now time.Time) { b.view.Now = now }
+
+// Take puts a bulletin on the board, or says why not.
+func (b *Board) Take(raw []byte) (Notice, error) {
+	n, w, err := parse(raw)
+	if err != nil {
+		return Notice{}, err
+	}
+	if old, ok := b.notices[n.Region]; ok && !n.newer(old.Mark) {
+		return Notice{}, ErrStale
+	}
+	public, known := b.view.Public(n.Author)
+	if known {
+		if err := w.verify(b.view.Mesh, public); err != nil {
+			return Notice{}, err
+		}
+	}
+	if err := b.entitled(n.Mark, n.Version); err != nil {
+		return Notice{}, b.await(n.Region, raw, err)
+	}
+	if _, ok := b.list(n); !ok && n.Version > b.view.Version {
+		return Notice{}, b.await(n.Region, raw, ErrAhead)
+	}
+	taken := Notice{Bulletin: n, Raw: slices.Clone(raw)}
+	b.notices[n.Region] = taken
+	return taken, nil
+}
+
+// entitled tells whether who signed speaks for the region.
+func (b *Board) entitled(m Mark, version uint64) error {
+	coordinator, term, held := b.view.Coordinator(m.Region)
+	switch {
+	case m.Term < term:
+		return ErrStale
+	case m.Term > term:
+		return ErrAhead
+	case b.view.RegionOf(m.Author) != m.Region && version > b.view.Version:
+		return ErrAhead
+	case b.view.RegionOf(m.Author) != m.Region, held && coordinator != m.Author && b.view.Alive(coordinator):
+		return ErrEntitled
+	case m.Number > uint64(b.view.Now.Add(skew).UnixMilli()):
+		return ErrTime
+	}
+	return nil
+}
+
+// await keeps what is of a newer state.
+func (b *Board) await(region string, raw []byte, why error) error {
+	if _, ok := b.ahead[region]; errors.Is(why, ErrAhead) && (ok || len(b.ahead) < aheadMax) {
+		b.ahead[region] = slices.Clone(raw)
+	}
+	return why
+}
+
+// list finds the members by which a bulletin names those of its region.
+func (b *Board) list(n Bulletin) ([]identity.NodeID, bool) {
+	for _, r := range b.rolls[n.Region] {
+		if r.hash == n.Roll && len(r.members) == len(n.Away) {
+			return r.members, true
+		}
+	}
+	return nil, false
+}
+
+// Notice returns what is held of a region.
+func (b *Board) Notice(region string) (Notice, bool) {
+	n, ok := b.notices[region]
+	return n, ok
+}
+
+// Members returns whom a notice names, in the order of its places; false if it is by a list that is not known here.
+func (b *Board) Members(n Notice) ([]identity.NodeID, bool) { return b.list(n.Bulletin) }
+
+// Notices returns all that are held, by region.
+func (b *Board) Notices() []Notice {
+	out := make([]Notice, 0, len(b.notices))
+	for _, region := range slices.Sorted(maps.Keys(b.notices)) {
+		out = append(out, b.notices[region])
+	}
+	return out
+}
+
+// NextNumber is the number of what is said next for a region: the time, or one above the last that is known.
+func (b *Board) NextNumber(region string) uint64 {
+	next := uint64(max(0, b.view.Now.UnixMilli()))
+	if n, ok := b.notices[region]; ok {
+		next = max(next, n.Number+1)
+	}
+	if b.horizon.Region == region {
+		next = max(next, b.horizon.Number+1)
+	}
+	return next
+}
+
+// TakeHorizon takes the horizon of a region, which is to be our own.
+func (b *Board) TakeHorizon(raw []byte, region string) error {
+	h, w, err := parseHorizon(raw)
+	if err != nil {
+		return err
+	}
+	if h.Region != region {
+		return ErrEntitled
+	}
+	if b.horizon.Region == region && !h.newer(b.horizon.Mark) {
+		return ErrStale
+	}
+	if err := b.entitled(h.Mark, 0); err != nil {
+		return err
+	}
+	public, ok := b.view.Public(h.Author)
+	if !ok {
+		return ErrEntitled
+	}
+	if err := w.verify(b.view.Mesh, public); err != nil {
+		return err
+	}
+	b.horizon, b.horizonRaw = h, slices.Clone(raw)
+	return nil
+}
+
+// Horizon returns the horizon that is held of a region, and its bytes; zero: none.
+func (b *Board) Horizon(region string) (Horizon, []byte) {
+	if b.horizon.Region != region {
+		return Horizon{}, nil
+	}
+	return b.horizon, b.horizonRaw
+}
+
+// Lost reports whether those who speak for our region have lost sight of another.
+func (h Horizon) Lost(region string) bool { return slices.Contains(h.Dark, DarkOf(region)) }
+
+// String is a mark as logs show it.
+func (m Mark) String() string {
+	return fmt.Sprintf("%s %d/%d by %s", m.Region, m.Term, m.Number, m.Author.Short())
+}

@@ -1,0 +1,319 @@
+package bulletin
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+var mesh = identity.MeshID{1, 2, 3}
+
+var keys = sync.OnceValue(func() (out []*identity.Key) {
+	for range 5 {
+		k, err := identity.Generate(rand.Reader)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, k)
+	}
+	slices.SortFunc(out, func(a, b *identity.Key) int { return a.ID().Compare(b.ID()) })
+	return out
+})
+
+func TestASetIsReadAsItWasWrittenAndIsShort(t *testing.T) {
+	r := mathrand.New(mathrand.NewPCG(1, 2))
+	for _, n := range []int{0, 1, 2, 7, 8, 9, 50, 1000, 10_000} {
+		for _, share := range []float64{0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999, 1} {
+			in := make([]bool, n)
+			for i := range in {
+				in[i] = r.Float64() < share
+			}
+			b := encodeSet(in)
+			out, err := decodeSet(b, n)
+			if err != nil || !slices.Equal(in, out) {
+				t.Fatalf("%d places, a share of %v: %v", n, share, err)
+			}
+			if most := 1 + (n+7)/8; len(b) > most {
+				t.Errorf("%d bytes for %d places", len(b), n)
+			}
+		}
+	}
+	one := make([]bool, 1000)
+	one[777] = true
+	if b := encodeSet(one); len(b) > 3 {
+		t.Errorf("%d bytes for one of a thousand", len(b))
+	}
+	if b := encodeSet(slices.Repeat([]bool{true}, 1000)); len(b) > 1 {
+		t.Errorf("%d bytes for all of a thousand", len(b))
+	}
+}
+
+func FuzzSet(f *testing.F) {
+	f.Add(encodeSet([]bool{true, false, true}), 3)
+	f.Add([]byte{2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1}, 100)
+	f.Fuzz(func(t *testing.T, b []byte, n int) {
+		if n < 0 || n > 4096 {
+			return
+		}
+		in, err := decodeSet(b, n)
+		if err == nil && len(in) != n {
+			t.Fatalf("%d places of %d", len(in), n)
+		}
+	})
+}
+
+// state is a view of a mesh: the regions of keys()[i].
+type state struct {
+	version     uint64
+	of          []string
+	coordinator map[string]int
+	term        map[string]uint64
+	dead        []int
+	now         time.Time
+}
+
+func (s state) view() View {
+	at := map[identity.NodeID]int{}
+	v := View{Mesh: mesh, Now: s.now, Version: s.version, Regions: map[string][]identity.NodeID{}}
+	for i, region := range s.of {
+		id := keys()[i].ID()
+		at[id] = i
+		if region != "" {
+			v.Regions[region] = append(v.Regions[region], id)
+		}
+	}
+	v.RegionOf = func(id identity.NodeID) string {
+		if i, ok := at[id]; ok {
+			return s.of[i]
+		}
+		return ""
+	}
+	v.Public = func(id identity.NodeID) (*identity.Public, bool) {
+		if i, ok := at[id]; ok {
+			return keys()[i].Public(), true
+		}
+		return nil, false
+	}
+	v.Coordinator = func(region string) (identity.NodeID, uint64, bool) {
+		i, ok := s.coordinator[region]
+		if !ok {
+			return identity.NodeID{}, s.term[region], false
+		}
+		return keys()[i].ID(), s.term[region], true
+	}
+	v.Alive = func(id identity.NodeID) bool { return !slices.Contains(s.dead, at[id]) }
+	return v
+}
+
+var noon = time.UnixMilli(1_800_000_000_000)
+
+// east is a mesh in which 0, 1 and 2 are in the east, 3 and 4 in the west, with 0 and 3 to coordinate.
+func east() state {
+	return state{version: 10, of: []string{"east", "east", "east", "west", "west"}, coordinator: map[string]int{"east": 0, "west": 3},
+		term: map[string]uint64{"east": 5, "west": 2}, now: noon}
+}
+
+// said is a bulletin of the east by one of the keys.
+func said(t testing.TB, by int, change func(*Bulletin)) []byte {
+	t.Helper()
+	b := Bulletin{
+		Mark:    Mark{Region: "east", Term: 5, Number: uint64(noon.UnixMilli())},
+		Version: 10, Roll: RollOf(east().view().Regions["east"]), Away: []bool{false, true, false}, Left: []bool{false, false, false},
+	}
+	if change != nil {
+		change(&b)
+	}
+	raw, err := b.Sign(mesh, keys()[by])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func TestWhoseBulletinIsBelieved(t *testing.T) {
+	orphaned, deserted := east(), east()
+	delete(orphaned.coordinator, "east")
+	deserted.dead = []int{0}
+	number := func(n uint64) func(*Bulletin) { return func(b *Bulletin) { b.Number = n } }
+	term := func(n uint64) func(*Bulletin) { return func(b *Bulletin) { b.Term = n } }
+	forged := said(t, 0, nil)
+	forged[len(forged)-1] ^= 1
+	other := said(t, 0, func(b *Bulletin) { b.Region = "west" })
+	for _, c := range []struct {
+		name string
+		in   state
+		raw  []byte
+		want error
+	}{
+		{"the coordinator's", east(), said(t, 0, nil), nil},
+		{"another member's", east(), said(t, 1, nil), ErrEntitled},
+		{"another member's, of a region without a coordinator", orphaned, said(t, 1, nil), nil},
+		{"another member's, of a region whose coordinator is dead", deserted, said(t, 1, nil), nil},
+		{"another region's coordinator's", east(), said(t, 3, nil), ErrEntitled},
+		{"another region's member's, of a region without a coordinator", orphaned, said(t, 4, nil), ErrEntitled},
+		{"the coordinator's, about another region", east(), other, ErrAhead}, // of a term that the west has not reached
+		{"of an old term", east(), said(t, 0, term(4)), ErrStale},
+		{"of a term to come", east(), said(t, 0, term(6)), ErrAhead},
+		{"a forged one", east(), forged, ErrSignature},
+		{"with a number from the future", east(), said(t, 0, number(uint64(noon.Add(skew+time.Second).UnixMilli()))), ErrTime},
+		{"with a number from the end of time", orphaned, said(t, 1, number(1<<64-1)), ErrTime},
+		{"by a list that is not known yet", east(), said(t, 0, func(b *Bulletin) { b.Version, b.Roll = 11, Roll{} }), ErrAhead},
+		{"by a list that is not known any more", east(), said(t, 0, func(b *Bulletin) { b.Version, b.Roll = 9, Roll{} }), nil},
+		{"an oversized one", east(), make([]byte, Max+1), ErrForm},
+		{"nothing", east(), nil, ErrForm},
+	} {
+		board := NewBoard()
+		board.Turn(c.in.view())
+		if _, err := board.Take(c.raw); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, want %v", c.name, err, c.want)
+		}
+	}
+}
+
+func TestTheNewestBulletinStays(t *testing.T) {
+	s := east()
+	board := NewBoard()
+	board.Turn(s.view())
+	at := func(n uint64) []byte {
+		return said(t, 0, func(b *Bulletin) { b.Number = n })
+	}
+	for _, c := range []struct {
+		number uint64
+		want   error
+	}{{100, nil}, {100, ErrStale}, {99, ErrStale}, {101, nil}} {
+		if _, err := board.Take(at(c.number)); !errors.Is(err, c.want) {
+			t.Errorf("number %d: got %v, want %v", c.number, err, c.want)
+		}
+	}
+	if n := board.NextNumber("east"); n <= 101 {
+		t.Errorf("the next number is %d", n)
+	}
+	// Another is elected: what the old one still says is refused, whatever its number.
+	s.coordinator["east"], s.term["east"], s.version = 1, 6, 11
+	board.Turn(s.view())
+	if _, err := board.Take(at(200)); !errors.Is(err, ErrStale) {
+		t.Errorf("the old coordinator: %v", err)
+	}
+	if _, err := board.Take(said(t, 1, func(b *Bulletin) { b.Term, b.Number = 6, 1 })); err != nil {
+		t.Errorf("the new coordinator, with a clock that is behind: %v", err)
+	}
+}
+
+func TestABulletinOfANewerStateWaitsForIt(t *testing.T) {
+	s := east()
+	board := NewBoard()
+	board.Turn(s.view())
+	next := east()
+	next.version, next.term["east"], next.coordinator["east"] = 11, 6, 1
+	next.of[4] = "east" // has moved
+	members := next.view().Regions["east"]
+	raw := said(t, 1, func(b *Bulletin) {
+		b.Term, b.Version, b.Roll, b.Away, b.Left = 6, 11, RollOf(members), make([]bool, len(members)), make([]bool, len(members))
+	})
+	if _, err := board.Take(raw); !errors.Is(err, ErrAhead) {
+		t.Fatal(err)
+	}
+	if changed := board.Turn(next.view()); !slices.Contains(changed, "east") {
+		t.Errorf("changed are %v", changed)
+	}
+	n, ok := board.Notice("east")
+	list, known := board.Members(n)
+	if !ok || !known || !slices.Equal(list, members) || n.Author != keys()[1].ID() {
+		t.Errorf("%v, %v: %+v", ok, known, n)
+	}
+	// The list changes once more: the bulletin is read by the one that it was written by.
+	next.version, next.of[2] = 12, ""
+	board.Turn(next.view())
+	if list, known := board.Members(n); !known || len(list) != len(members) {
+		t.Error("the old list is forgotten")
+	}
+	next.version, next.of = 13, []string{"", "", "", "west", ""}
+	board.Turn(next.view())
+	if _, ok := board.Notice("east"); ok {
+		t.Error("a region without members has a bulletin")
+	}
+}
+
+func TestAHorizonIsTheOwnRegionsOnly(t *testing.T) {
+	s := east()
+	board := NewBoard()
+	board.Turn(s.view())
+	says := func(by int, region string, term, number uint64) []byte {
+		h := Horizon{Mark: Mark{Region: region, Term: term, Number: number}, Dark: []Dark{DarkOf("west")}}
+		raw, err := h.Sign(mesh, keys()[by])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	for i, c := range []struct {
+		raw  []byte
+		want error
+	}{
+		{says(3, "west", 2, 1), ErrEntitled}, {says(1, "east", 5, 1), ErrEntitled}, {says(0, "east", 4, 1), ErrStale},
+		{said(t, 0, nil), ErrForm}, {says(0, "east", 5, 1), nil}, {says(0, "east", 5, 1), ErrStale}, {says(0, "east", 5, 2), nil},
+	} {
+		if err := board.TakeHorizon(c.raw, "east"); !errors.Is(err, c.want) {
+			t.Errorf("horizon %d: got %v, want %v", i, err, c.want)
+		}
+	}
+	if h, _ := board.Horizon("east"); !h.Lost("west") || h.Lost("east") {
+		t.Errorf("%+v", h)
+	}
+	full := Horizon{Mark: Mark{Region: fmt.Sprintf("%063d", 1), Term: 1<<64 - 1, Number: 1<<64 - 1}, Dark: make([]Dark, DarkMax+9)}
+	raw, err := full.Sign(mesh, keys()[0])
+	if err != nil || len(raw) > HorizonMax {
+		t.Errorf("the largest horizon has %d bytes, %v", len(raw), err)
+	}
+}
+
+func TestTheLargestBulletinFits(t *testing.T) {
+	half := make([]bool, MembersMax)
+	for i := range half {
+		half[i] = i%2 == 0
+	}
+	b := Bulletin{Mark: Mark{Region: fmt.Sprintf("%063d", 1), Term: 1<<64 - 1, Number: 1<<64 - 1}, Version: 1<<64 - 1, Away: half, Left: half, Keys: 1<<64 - 1}
+	raw, err := b.Sign(mesh, keys()[0])
+	if err != nil || len(raw) > Max {
+		t.Errorf("%d bytes, at most %d, %v", len(raw), Max, err)
+	}
+	b.Away, b.Left = half[:1000], make([]bool, 1000)
+	if raw, _ := b.Sign(mesh, keys()[0]); len(raw) > 512 {
+		t.Errorf("a region of a thousand, half of them away: %d bytes", len(raw))
+	}
+	b.Region, b.Away = "east", slices.Repeat([]bool{false}, 1000)
+	raw, _ = b.Sign(mesh, keys()[0])
+	t.Logf("a thousand members, all alive: %d bytes", len(raw))
+}
+
+func FuzzBulletin(f *testing.F) {
+	b := Bulletin{Mark: Mark{Region: "east", Term: 5, Number: 9}, Away: []bool{false, true}, Left: []bool{false, true}}
+	if raw, err := b.Sign(mesh, keys()[0]); err == nil {
+		f.Add(raw)
+	}
+	h := Horizon{Mark: Mark{Region: "east"}, Dark: []Dark{{1}}}
+	if raw, err := h.Sign(mesh, keys()[0]); err == nil {
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if n, w, err := parse(raw); err == nil {
+			if len(n.Away) > MembersMax || len(n.Left) != len(n.Away) {
+				t.Fatalf("%d and %d places", len(n.Away), len(n.Left))
+			}
+			if bytes.Equal(w.Signature, nil) {
+				t.Fatal("no signature")
+			}
+		}
+		if h, _, err := parseHorizon(raw); err == nil && len(h.Dark) > DarkMax {
+			t.Fatalf("%d dark regions", len(h.Dark))
+		}
+	})
+}

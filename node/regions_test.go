@@ -1,0 +1,278 @@
+package node_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/underlay/underlaytest"
+)
+
+func inRegion(region string) func(*config.Settings) {
+	return func(s *config.Settings) { s.Region = region }
+}
+
+// regional starts a mesh with n machines in each of the regions, the founder in the first of them.
+func (b *bubbleMesh) regional(n int, regions ...string) {
+	b.t.Helper()
+	first := b.start(0, 0, localapi.Entry{New: "lab"}, inRegion(regions[0]))
+	for i := range n * len(regions) {
+		if i > 0 {
+			b.join(i, first, inRegion(regions[i%len(regions)]))
+		}
+	}
+}
+
+// within waits until what says that nothing is missing, and returns how long that took.
+func (b *bubbleMesh) within(limit time.Duration, what func() string) time.Duration {
+	b.t.Helper()
+	begun := time.Now()
+	for {
+		missing := what()
+		if missing == "" {
+			return time.Since(begun)
+		}
+		if time.Since(begun) > limit {
+			b.t.Fatalf("not after %s: %s", limit, missing)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// states is what one node shows of another.
+func (b *bubbleMesh) shows(i, j int) string {
+	status, err := b.running[i].node.Status(b.t.Context())
+	if err != nil {
+		return err.Error()
+	}
+	for _, p := range status.Peers {
+		if p.Name == fmt.Sprintf("n%d", j) {
+			return p.State
+		}
+	}
+	return "not listed"
+}
+
+// allShow says which of the running nodes do not show another as alive, or one of the others as what it should be.
+func (b *bubbleMesh) allShow(others map[int]string) string {
+	for i := range b.running {
+		for j := range b.running {
+			if i != j && b.shows(i, j) != "alive" {
+				return fmt.Sprintf("n%d shows n%d as %s", i, j, b.shows(i, j))
+			}
+		}
+		for j, want := range others {
+			if got := b.shows(i, j); got != want {
+				return fmt.Sprintf("n%d shows n%d as %s, not %s", i, j, got, want)
+			}
+		}
+	}
+	return ""
+}
+
+// coordinator is who coordinates a region, by what node i knows; -1: nobody.
+func (b *bubbleMesh) coordinator(i int, region string) int {
+	list, err := b.running[i].node.Coordinators(b.t.Context())
+	if err != nil {
+		return -1
+	}
+	for _, r := range list.Regions {
+		if r.Region == region && r.Name != "" {
+			var n int
+			if _, err := fmt.Sscanf(r.Name, "n%d", &n); err == nil {
+				return n
+			}
+		}
+	}
+	return -1
+}
+
+func TestMembersOfAllRegionsAreSeenAliveDeadAndGone(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		b.regional(3, "home", "east", "west")
+		t.Logf("all alive everywhere after %s", b.within(15*time.Second, func() string { return b.allShow(nil) }))
+		b.within(10*time.Second, func() string {
+			for _, region := range []string{"home", "east", "west"} {
+				if b.coordinator(8, region) < 0 {
+					return region + " has no coordinator"
+				}
+			}
+			return ""
+		})
+		for i := range b.running {
+			for j := range b.running {
+				if i == j {
+					continue
+				}
+				begun := time.Now()
+				if ok, err := b.reaches(i, j); !ok {
+					t.Errorf("n%d does not reach n%d: %v", i, j, err)
+				} else if took := time.Since(begun); took > 500*time.Millisecond {
+					t.Errorf("n%d reached n%d only after %s", i, j, took)
+					log := b.logs[i].String()
+					t.Log(log[max(0, len(log)-6000):])
+				}
+			}
+		}
+		time.Sleep(20 * time.Second)
+		b.stop(7) // of the east
+		t.Logf("one that stops is seen to leave after %s", b.within(10*time.Second, func() string { return b.allShow(map[int]string{7: "left"}) }))
+		b.start(7, 0, localapi.Entry{}, inRegion("east"))
+		t.Logf("and to return after %s", b.within(10*time.Second, func() string { return b.allShow(nil) }))
+	})
+}
+
+// A region goes dark as a whole, and comes back.
+func TestARegionThatIsCutOffIsDeadToTheOthersAndComesBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		var cut bool
+		east := func(a netip.AddrPort) bool { return (a.Addr().As4()[3]-1)%2 == 1 }
+		b.network.Set(underlaytest.Hooks{
+			Latency: func(_, _ netip.AddrPort) time.Duration { return 20 * time.Millisecond },
+			Drop:    func(from, to netip.AddrPort, _ []byte) bool { return cut && east(from) != east(to) },
+			Refuse:  func(from, to netip.AddrPort) bool { return cut && east(from) != east(to) },
+		})
+		b.regional(3, "home", "east")
+		b.within(15*time.Second, func() string { return b.allShow(nil) })
+		time.Sleep(time.Minute)
+		cut = true
+		half := func(i int) bool { return i%2 == 1 }
+		t.Logf("each half has the other for dead after %s", b.within(2*time.Minute, func() string {
+			for i := range b.running {
+				for j := range b.running {
+					want := "alive"
+					if half(i) != half(j) {
+						want = "dead"
+					}
+					if got := b.shows(i, j); i != j && got != want {
+						return fmt.Sprintf("n%d shows n%d as %s", i, j, got)
+					}
+				}
+			}
+			return ""
+		}))
+		time.Sleep(10 * time.Minute)
+		cut = false
+		t.Logf("whole again after %s", b.within(3*time.Minute, func() string { return b.allShow(nil) }))
+	})
+}
+
+// Revocation crosses regions, also when the coordinator of one has just died: nobody else of that region votes.
+func TestARevocationReachesEveryRegionWithinSeconds(t *testing.T) {
+	for _, dies := range []bool{true, false} {
+		if testing.Short() && !dies {
+			continue
+		}
+		t.Run(fmt.Sprintf("a coordinator dies: %v", dies), func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) { revocationCrosses(t, dir, dies) })
+		})
+	}
+}
+
+func revocationCrosses(t *testing.T, dir string, dies bool) {
+	b := newBubbleMesh(t, dir)
+	defer b.stopAll()
+	b.regional(5, "home")
+	for i := range 4 {
+		b.join(5+i, b.running[0].node, inRegion("east"))
+	}
+	b.within(20*time.Second, func() string { return b.allShow(nil) })
+	time.Sleep(time.Minute)
+	const victim = 4
+	if dies {
+		killed := b.killVoters("east", 5)
+		if c := b.coordinator(0, "east"); !slices.Contains(killed, c) {
+			b.kill(c)
+		}
+	}
+	out := b.running[victim]
+	delete(b.running, victim)
+	if _, err := b.running[0].node.Revoke(t.Context(), localapi.RevokeRequest{Node: "n4"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("everybody knows after %s", b.within(5*time.Second, func() string {
+		for i := range b.running {
+			if got := b.shows(i, victim); got != "not listed" {
+				return fmt.Sprintf("n%d shows it as %s", i, got)
+			}
+		}
+		return ""
+	}))
+	if err := <-out.ended; err == nil {
+		t.Error("the revoked one does not say so")
+	}
+}
+
+// killVoters kills the voters among the nodes from the first on, and returns who they were.
+func (b *bubbleMesh) killVoters(region string, first int) (killed []int) {
+	b.t.Helper()
+	list, err := b.running[0].node.Coordinators(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, v := range list.Voters {
+		var n int
+		if _, err := fmt.Sscanf(v.Name, "n%d", &n); err == nil && n >= first {
+			b.kill(n)
+			killed = append(killed, n)
+		}
+	}
+	b.t.Logf("%v of the %s are dead", killed, region)
+	return killed
+}
+
+func TestASingleRegionHasNoWidePoolAndNoBulletins(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		b.regional(4, "home")
+		time.Sleep(2 * time.Minute)
+		for i, run := range b.running {
+			var text strings.Builder
+			if err := run.node.Metrics(t.Context(), &text); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []string{"phantom_gossip_pools 1\n", `phantom_bulletins_total{result="taken"} 0` + "\n"} {
+				if !strings.Contains(text.String(), want) {
+					t.Errorf("n%d: not %q", i, want)
+				}
+			}
+		}
+		// The first machine of a second region makes it one of several.
+		b.join(4, b.running[0].node, inRegion("east"))
+		t.Logf("seen everywhere after %s", b.within(10*time.Second, func() string { return b.allShow(nil) }))
+		b.within(10*time.Second, func() string {
+			if b.coordinator(1, "east") != 4 {
+				return "the east has no coordinator"
+			}
+			return ""
+		})
+		for _, i := range []int{1, 4} {
+			for _, j := range []int{0, 2, 4} {
+				if i == j {
+					continue
+				}
+				if ok, err := b.reaches(i, j); !ok {
+					t.Errorf("n%d does not reach n%d: %v", i, j, err)
+				}
+			}
+		}
+	})
+}
