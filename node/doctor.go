@@ -27,6 +27,9 @@ func (n *Node) Doctor(ctx context.Context) (*localapi.Doctor, error) {
 	} {
 		d.add(f)
 	}
+	if f, several := m.checkOtherRegions(); several {
+		d.add(f)
+	}
 	return (*localapi.Doctor)(d), nil
 }
 
@@ -121,6 +124,22 @@ func (m *membership) checkRegion(ctx context.Context, state *coordinator.State) 
 		f.What += "; this node has chosen the region: " + m.regionWhy()
 	}
 	return f
+}
+
+// checkOtherRegions tells which other regions are out of sight; of a mesh with one there is nothing to tell.
+func (m *membership) checkOtherRegions() (f localapi.Finding, several bool) {
+	seen, lost := m.abroad.sight()
+	if len(seen)+len(lost) == 0 {
+		return f, false
+	}
+	if len(lost) == 0 {
+		return localapi.Finding{Check: "regions", OK: true, Severity: localapi.SeverityInfo,
+			What: fmt.Sprintf("%s in sight: %s", countOf(len(seen), "other region", "other regions"), strings.Join(seen, ", "))}, true
+	}
+	return localapi.Finding{Check: "regions", Severity: localapi.SeverityWarning,
+		What: "out of sight: " + strings.Join(lost, ", "),
+		Why:  "nobody who speaks for it has been heard of: it is off, or the network between here and there is cut",
+		Next: "its members count as dead until it is back; phantom coordinators shows who coordinates it, phantom why NODE what the way there is"}, true
 }
 
 // checkRelays tells whether members that cannot be reached directly have somebody to relay for them.

@@ -168,25 +168,6 @@ func (m *membership) followRumours() {
 	}
 }
 
-func (m *membership) hearRumour(r gossip.Rumour) {
-	switch {
-	case r.Topic == topicState && len(r.Payload) == 8:
-		version := binary.BigEndian.Uint64(r.Payload)
-		m.news.hear(version)
-		if version > m.group.State().Version {
-			m.group.PullSoon(r.From)
-		}
-	case r.Topic == topicBulletin:
-		m.abroad.hear(r.Payload)
-	case r.Topic == topicLargeBulletin:
-		m.abroad.fetchLarge(r.From, string(r.Payload))
-	case r.Topic == topicRecord:
-		m.abroad.hearRecord(r.From, r.Payload)
-	case r.Topic == topicHorizon && r.Scope != "":
-		m.abroad.hearHorizon(r.Payload)
-	}
-}
-
 // pullFromAhead asks one of those whose records claim a newer state than ours. A liar costs one pull an interval.
 func (m *membership) pullFromAhead() {
 	ours := m.group.State().Version
@@ -387,22 +368,6 @@ func (m *membership) publishRecords() {
 		}
 		told = m.tellRegions(r, told)
 	}
-}
-
-// tellRegions tells the regions what this node says of itself, if they need it and it is not what they were told; it returns what they were told.
-func (m *membership) tellRegions(r, told peer.Record) peer.Record {
-	state := m.group.State()
-	switch {
-	case !widePool(state) || !isNotable(state, m.node.ID()):
-		return peer.Record{}
-	case sameMatter(r, told):
-		return told
-	}
-	m.abroad.hearRecord(m.node.ID(), m.gossip.Record())
-	if err := m.gossip.Rumour(topicRecord, m.gossip.Record()); err != nil {
-		m.node.log.Debug("rumour not spread", "err", err)
-	}
-	return r
 }
 
 // sameMatter is sameNews but for the version of the state, which changes with every decision.

@@ -138,7 +138,8 @@ func (a *abroad) where(ctx context.Context, from identity.NodeID, q newsQuestion
 	}
 	ctx, cancel := context.WithTimeout(ctx, newsForward)
 	defer cancel()
-	for c, ids := range ask {
+	for _, c := range slices.SortedFunc(maps.Keys(ask), identity.NodeID.Compare) {
+		ids := ask[c]
 		answer, err := a.m.node.askNews(ctx, c, newsQuestion{Kind: newsWhere, Nodes: ids, Forwarded: true})
 		if err != nil {
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -307,8 +308,8 @@ func (a *abroad) takePost(from identity.NodeID, q newsQuestion) (newsAnswer, err
 			out.Bulletins = append(out.Bulletins, n.Raw)
 		}
 	}
-	for id, r := range a.records {
-		out.Records = append(out.Records, recordWire{ID: id, Signed: r.signed})
+	for _, id := range slices.SortedFunc(maps.Keys(a.records), identity.NodeID.Compare) {
+		out.Records = append(out.Records, recordWire{ID: id, Signed: a.records[id].signed})
 	}
 	return out, nil
 }

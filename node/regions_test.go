@@ -9,8 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/phantommesh/phantommesh/gossip/bulletin"
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/internal/wire"
 	"github.com/phantommesh/phantommesh/underlay/underlaytest"
 )
 
@@ -272,6 +274,79 @@ func TestASingleRegionHasNoWidePoolAndNoBulletins(t *testing.T) {
 				if ok, err := b.reaches(i, j); !ok {
 					t.Errorf("n%d does not reach n%d: %v", i, j, err)
 				}
+			}
+		}
+	})
+}
+
+// A member of a region that does not speak for it says that nobody of it, or of another, is alive: as a rumour, and to the leader.
+func TestABulletinOfWhoDoesNotSpeakForTheRegionChangesNothing(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		b.regional(3, "home", "east")
+		b.within(15*time.Second, func() string { return b.allShow(nil) })
+		b.within(10*time.Second, func() string {
+			if b.coordinator(0, "east") < 0 || b.coordinator(0, "home") < 0 {
+				return "no coordinators"
+			}
+			return ""
+		})
+		time.Sleep(10 * time.Second)
+		bad := 1
+		if b.coordinator(0, "east") == bad {
+			bad = 3
+		}
+		parts, ok := b.running[bad].node.Parts()
+		if !ok {
+			t.Fatal("in no mesh")
+		}
+		state := parts.Group.State()
+		for _, region := range []string{"east", "home"} {
+			members := state.MembersOf()[region]
+			_, term, _ := state.RegionCoordinator(region)
+			for _, term := range []uint64{term, term - 1, term + 1} {
+				lie := bulletin.Bulletin{
+					Mark:    bulletin.Mark{Region: region, Term: term, Number: uint64(time.Now().Add(time.Minute).UnixMilli())},
+					Version: state.Version, Roll: bulletin.RollOf(members),
+					Away: slices.Repeat([]bool{true}, len(members)), Left: make([]bool, len(members)),
+				}
+				raw, err := lie.Sign(state.Mesh.ID, parts.Key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := parts.Gossip.Rumour(2, raw); err != nil {
+					t.Fatal(err)
+				}
+				leader := state.Coordinators.Leader
+				if leader == parts.Key.ID() {
+					continue
+				}
+				s, err := parts.Control.Open(t.Context(), leader, "bulletin")
+				if err != nil {
+					t.Fatal(err)
+				}
+				question := []any{1, region, raw, []any{}, []any{}, false}
+				if err := wire.WriteMessage(s, question, 1<<16); err != nil {
+					t.Fatal(err)
+				}
+				var answer struct {
+					_         struct{} `cbor:",toarray"`
+					Taken     bool
+					Records   []any
+					Bulletins [][]byte
+				}
+				if err := wire.ReadMessage(s, &answer, 1<<20); err == nil && answer.Taken {
+					t.Errorf("a bulletin of %s in term %d was taken", region, term)
+				}
+				s.Close()
+			}
+		}
+		for range 20 {
+			time.Sleep(time.Second)
+			if wrong := b.allShow(nil); wrong != "" {
+				t.Fatal(wrong)
 			}
 		}
 	})
