@@ -98,11 +98,13 @@ func (c *truthful) Safe(v *View) (out []string) {
 	return out
 }
 
-// Live: what everybody holds of everybody is the newest that he said; but of who was bad, whose own lies may outlast it.
+// Live: what everybody holds of everybody of its region is the newest that he said; but of who was bad, whose own lies may outlast it. Of members
+// of other regions a node holds what it heard when it last had to do with them.
 func (c *truthful) Live(v *View) (out []string) {
 	revoked := v.revoked()
-	newest := map[string]uint64{}
+	newest, region := map[string]uint64{}, map[string]string{}
 	for _, n := range v.Nodes {
+		region[n.Status.Self.ID] = n.Status.Self.Region
 		if own, ok := n.Records[n.Status.Self.ID]; ok {
 			newest[n.Status.Self.ID] = own.Sequence
 		}
@@ -111,7 +113,7 @@ func (c *truthful) Live(v *View) (out []string) {
 		for _, id := range slices.Sorted(maps.Keys(n.Records)) {
 			_, out1 := revoked[id]
 			_, out2 := revoked[n.Status.Self.ID]
-			if now, ok := newest[id]; ok && !v.Bad[id] && !out1 && !out2 && n.Records[id].Sequence < now {
+			if now, ok := newest[id]; ok && region[id] == n.Status.Self.Region && !v.Bad[id] && !out1 && !out2 && n.Records[id].Sequence < now {
 				out = append(out, fmt.Sprintf("%s holds an old record of %s", n.Host, id))
 			}
 		}
