@@ -37,6 +37,8 @@ func init() {
 		"stop":      {onHosts(func() Fault { return stop{} }), true},
 		"restart":   {onHosts(func() Fault { return restart{} }), false},
 		"start":     {onHosts(func() Fault { return start{} }), false},
+		"backup":    {onHosts(func() Fault { return backUp{} }), false},
+		"restore":   {onHosts(func() Fault { return restore{} }), false},
 		"clock":     {parseClock, true},
 		"disk":      {parseDisk, true},
 		"power":     {onHosts(func() Fault { return powerCut{} }), true},

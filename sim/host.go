@@ -56,6 +56,9 @@ type Host struct {
 	clock wallClock
 	air   atomic.Pointer[air] // nil: no node listens to the LAN
 
+	backup   []byte // the last one that was made; nil: none
+	restores int
+
 	wiped   bool        // the next process has another identity
 	outcast atomic.Bool // the mesh has turned its node away for good
 

@@ -31,7 +31,7 @@ type measures struct {
 }
 
 // changesPresence are the faults that change who is there, or who can hear whom.
-var changesPresence = []string{"kill", "power", "stop", "restart", "start", "cut", "partition", "heal", "join", "revoke"}
+var changesPresence = []string{"kill", "power", "restore", "stop", "restart", "start", "cut", "partition", "heal", "join", "revoke"}
 
 // disturbed notes that a fault begins or ends just now, before it does.
 func (p *play) disturbed(kind string, who []*Host, begins bool) {

@@ -68,3 +68,25 @@ func TestARevokedInsiderIsOut(t *testing.T) {
 	}
 	play1(t, "revoked-insider", 1, 0)
 }
+
+func TestBadDisksCostNoDecision(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	play1(t, "slow-disk", 1, 22*time.Minute)
+}
+
+// Regression: a leader whose clock was set ahead by three months renewed all certificates, which nobody could use until then.
+func TestWrongClocksLockNobodyOut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	play1(t, "clock-jump", 1, 18*time.Minute)
+}
+
+func TestTheSmallerHalfDecidesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	play1(t, "minority", 1, 11*time.Minute)
+}

@@ -35,8 +35,11 @@ for: 20s
 regions: [{name: home, nodes: 3, loss: 1%, jitter: 2ms}, {name: away, nodes: 1, nat: easy}]
 load: {every: 500ms}
 timeline:
+  - {at: 1s, disk: {slow: 100ms, who: all}, for: 17s}
+  - {at: 2s, clock: {skew: 20m, drift: -1m, who: n2}, for: 8s}
   - {at: 3s, kill: leader, for: 5s}
   - {at: 12s, stop: any, for: 2s}
+  - {at: 15s, power: n2, for: 2s}
 `
 
 func play(dir, seed string) error {
