@@ -30,6 +30,7 @@ type draw struct {
 	length  time.Duration
 	revoked bool
 	moved   bool
+	clock   bool
 }
 
 // Bounds of what is drawn. They leave out what no mesh could promise anything about: a founder that nobody can reach, faults that go on until
@@ -116,7 +117,7 @@ func (d *draw) step() {
 	step := func(format string, args ...any) {
 		d.line("  - {at: %s, %s}", at, fmt.Sprintf(format, args...))
 	}
-	switch d.rand.IntN(13) {
+	switch d.rand.IntN(17) {
 	case 0, 1:
 		step("kill: %s, for: %s", d.who("leader", "any", "voters", "all"), lasts)
 	case 2:
@@ -145,6 +146,23 @@ func (d *draw) step() {
 	case 11:
 		// Who has a vote may do more harm than is promised to be borne: docs/security.md.
 		step("traitor: {kind: %s, who: members, rate: %d}, for: %s", d.of(traitorKinds...), 5+d.rand.IntN(30), lasts)
+	case 12:
+		step("disk: {%s, who: %s}, for: %s", d.of("full: true", "fail: true", fmt.Sprintf("slow: %s", d.between(10*time.Millisecond, time.Second))),
+			d.who("leader", "any", "voters"), lasts)
+	case 13:
+		step("power: %s, for: %s", d.who("leader", "any", "voters", "all"), lasts)
+	case 14:
+		// One clock at a time: of what most have, nobody can say that it is wrong.
+		if d.clock {
+			step("power: %s, for: %s", d.who("any"), lasts)
+			return
+		}
+		d.clock = true
+		skew := d.between(0, 40*24*time.Hour).Round(time.Second)
+		if d.chance(0.5) {
+			skew = -skew
+		}
+		step("clock: {skew: %s, who: %s}, for: %s", skew, d.of("leader", "any", "n1"), lasts)
 	default:
 		if d.revoked || d.nodes < 4 || d.chance(0.3) {
 			step(`policy: "rules: [{from: ['*'], to: ['*'], allow: ['*']}]"`)
