@@ -86,7 +86,7 @@ type Node struct {
 	mesh, online atomic.Pointer[membership]
 	// entering is full while somebody founds, joins or stops: one at a time. A channel, as that may take long, and who waits may give up.
 	entering chan struct{}
-	settings sync.Mutex                      // guards the file of kept settings
+	keeping  chan struct{}                   // the same for the file of kept settings: a disk may be slow
 	phase    atomic.Value                    // localapi.StateOnline and so on
 	leaving  atomic.Bool                     // the membership was given up: erase it at the end
 	outcast  atomic.Pointer[identity.NodeID] // a member that says we were revoked, whose word alone does not end us
@@ -112,7 +112,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	n := &Node{cfg: cfg, log: cfg.Log, started: time.Now(), ready: make(chan struct{}), stop: make(chan struct{}),
-		entering: make(chan struct{}, 1), networkChanged: make(chan struct{}, 1), lanChanged: make(chan struct{}, 1), petitions: newPetitions()}
+		entering: make(chan struct{}, 1), keeping: make(chan struct{}, 1), networkChanged: make(chan struct{}, 1), lanChanged: make(chan struct{}, 1), petitions: newPetitions()}
 	n.phase.Store(localapi.StateOffline)
 	if err := n.open(); err != nil {
 		n.release()

@@ -61,12 +61,16 @@ func (n *Node) Set(ctx context.Context, r localapi.SetRequest) (*localapi.Settin
 
 // keep writes a setting beside those that phantom up was given.
 func (n *Node) keep(key, value string) error {
-	n.settings.Lock()
-	defer n.settings.Unlock()
+	n.keeping <- struct{}{}
+	defer func() { <-n.keeping }()
 	name := n.cfg.Settings.SavedFile()
 	saved, err := config.ReadSaved(name)
 	if err != nil {
 		return err
 	}
-	return config.WriteSaved(name, saved.With(config.Layer{key: {Words: []string{value}}}))
+	text, err := config.Format(saved.With(config.Layer{key: {Words: []string{value}}}))
+	if err != nil {
+		return err
+	}
+	return n.cfg.Disk.WriteFile(name, text)
 }
