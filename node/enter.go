@@ -174,7 +174,7 @@ type attempt struct {
 
 // refusalGrace is how long the others have still to let us in when a node has refused us that the token does not name: it may be of another mesh,
 // or of none. A member that is there answers in a second.
-const refusalGrace = 3 * time.Second
+const refusalGrace = 5 * time.Second
 
 // enrol asks all members of the token at all their addresses side by side, and whoever is at a bootstrap address. The first that lets us in wins. A
 // member that could not decide (no quorum in its reach) or was not reached leaves it to the others; what a member refuses that the token names is

@@ -114,7 +114,7 @@ func TestANodeOfAnotherMeshDoesNotSpoilAJoin(t *testing.T) {
 		slow := bubbleAddr(1, 0) // the foreign one answers first
 		b.network.Set(underlaytest.Hooks{Latency: func(from, to netip.AddrPort) time.Duration {
 			if from.Addr() == slow || to.Addr() == slow {
-				return 100 * time.Millisecond
+				return 20 * time.Millisecond
 			}
 			return 5 * time.Millisecond
 		}})
