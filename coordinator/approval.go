@@ -56,15 +56,7 @@ func (g *Group) executeApprove(ctx context.Context, r *replica, asker identity.N
 
 // draftApproved drafts the certificate of a node that is not a member yet.
 func (g *Group) draftApproved(r *replica, req *invitation.Request) (draft *certificate.Member, known *Member, err error) {
-	r.machine.view(func(l *Ledger) {
-		if m, ok := l.State().Member(req.Public.NodeID()); ok {
-			if known = m; m.Status != Active {
-				known, err = nil, outcast(m)
-			}
-			return
-		}
-		draft, err = l.draftMember(Invitation{}, req, g.cfg.Now())
-	})
+	r.machine.view(func(l *Ledger) { draft, known, err = DecideApproval(l, req, g.cfg.Now()) })
 	return draft, known, err
 }
 

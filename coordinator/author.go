@@ -46,7 +46,7 @@ func (a Author) Enroll(l *Ledger, asker identity.NodeID, raw []byte) (Command, *
 	if err != nil {
 		return Command{}, nil, err
 	}
-	draft, known, err := l.draftAdmission(req, a.Now)
+	draft, known, err := DecideAdmission(l, req, a.Now)
 	if err != nil || known != nil {
 		return Command{}, known, err
 	}

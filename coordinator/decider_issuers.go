@@ -1,13 +1,19 @@
 package coordinator
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/internal/wire"
 )
+
+// SignIssuer gets a node an issuer certificate of a depth, signed by Signer.
+const SignIssuer Action = "sign-issuer"
 
 // DecideIssuers gets an issuer certificate for every voter, for everybody who is about to become one, and for who stands by. The holder of the root key
 // signs if it is here, and then the certificate allows to make further issuers; else any such parent signs a leaf. A leaf
@@ -60,4 +66,68 @@ func signerFor(s *State, o Observation) (signer identity.NodeID, depth uint8, ok
 		}
 	}
 	return identity.NodeID{}, 0, false
+}
+
+type signRequest struct {
+	_     struct{} `cbor:",toarray"`
+	Node  identity.NodeID
+	Depth uint8
+}
+
+// grantIssuer gets an issuer certificate signed, here or by another member, and proposes it.
+func (g *Group) grantIssuer(ctx context.Context, r *replica, p Proposal) error {
+	raw, err := g.signedIssuer(ctx, p)
+	if err != nil {
+		g.watch.unwilling[p.Signer] = time.Now()
+		return err
+	}
+	command, err := g.author().Issuer(raw)
+	if err != nil {
+		return err
+	}
+	_, err = g.proposeCommand(ctx, r, command)
+	var refusal *Refused
+	if errors.As(err, &refusal) {
+		// What the ledger does not take from this signer now (its clock may be wrong), it will not take in the next moment either.
+		g.watch.unwilling[p.Signer] = time.Now()
+	}
+	if errors.Is(err, errConflict) {
+		return nil
+	}
+	return err
+}
+
+func (g *Group) signedIssuer(ctx context.Context, p Proposal) ([]byte, error) {
+	if p.Signer == g.self {
+		return g.signIssuer(p.Node, p.Depth)
+	}
+	body, err := wire.Marshal(signRequest{Node: p.Node, Depth: p.Depth})
+	if err != nil {
+		return nil, err
+	}
+	a, err := g.ask(ctx, p.Signer, question{Op: opSignIssuer, Body: body}, g.cfg.Timing.RPC)
+	if err == nil {
+		err = a.err()
+	}
+	return a.Body, err
+}
+
+// signIssuerFor answers the leader of the group, and no other member.
+func (g *Group) signIssuerFor(asker identity.NodeID, body []byte) ([]byte, error) {
+	var req signRequest
+	if err := wire.Unmarshal(body, &req); err != nil {
+		return nil, refuse(RefusedRequest, "the question does not decode")
+	}
+	if !g.heeds(asker) {
+		return nil, refuse(RefusedNotAllowed, "only a coordinator may ask for an issuer certificate")
+	}
+	return g.signIssuer(req.Node, req.Depth)
+}
+
+func (g *Group) signIssuer(id identity.NodeID, depth uint8) ([]byte, error) {
+	s := g.state.Load()
+	if !s.Active(id) {
+		g.pokeState()
+	}
+	return g.author().SignIssuer(s, id, depth, g.root)
 }

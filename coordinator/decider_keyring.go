@@ -12,6 +12,12 @@ import (
 // gossip's packets until it has pulled the state over the control channel, which needs no gossip key.
 const keyPatience = time.Minute
 
+// What is done to the gossip keys.
+const (
+	AnnounceKey Action = "announce-key" // a new one behind the one in use
+	UseKey      Action = "use-key"      // the announced one in place of the one in use
+)
+
 // DecideKeyring changes the gossip keys without a gap, in two steps that the number of keys in the ledger tells apart:
 //
 //  1. One key. After somebody who knew it is out of the mesh, or when every certificate is newer than the key (they are renewed after 20 days), a
@@ -72,11 +78,11 @@ func worn(s *State, now time.Time) bool {
 }
 
 // changeKeys proposes the next keyring: the old key with a new one behind it, or the announced one alone.
-func (g *Group) changeKeys(ctx context.Context, r *replica, announce bool) error {
+func (g *Group) changeKeys(ctx context.Context, r *replica, p Proposal) error {
 	if err := g.ready(ctx, r); err != nil {
 		return err
 	}
-	command, err := g.author().Keyring(g.ledgerState(r), announce)
+	command, err := g.author().Keyring(g.ledgerState(r), p.Action == AnnounceKey)
 	if err != nil {
 		return err
 	}

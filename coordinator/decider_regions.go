@@ -9,6 +9,9 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/identity"
 )
 
+// ElectRegion has a node coordinate a region, in a term; nobody if the node is zero.
+const ElectRegion Action = "elect"
+
 // DecideRegions keeps one coordinator in every region that has members:
 //
 //  1. A region without members is taken off the list.

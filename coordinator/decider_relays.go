@@ -26,6 +26,12 @@ const (
 	relayTenure = time.Hour
 )
 
+// What is done to the relays of a region.
+const (
+	AppointRelay Action = "appoint-relay"
+	DismissRelay Action = "dismiss-relay"
+)
+
 // DecideRelays appoints the members that relay for every region, from those that offer to:
 //
 //  1. Who is no longer a member, gone for Timing.Grace, or does not offer it any more is dismissed.

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"context"
 	"encoding/binary"
 	"slices"
 	"time"
@@ -8,6 +9,9 @@ import (
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 )
+
+// Reissue gets a member a new certificate, otherwise unchanged.
+const Reissue Action = "reissue"
 
 // DecideRenewal reissues the certificates of members that are there before two thirds of their life are over. Who is away gets its own when it
 // returns: it asks (renew.go). One from a time that has not come nobody takes, so it is replaced whether its member is seen or not. And anybody's is reissued whose issuer was revoked: members know it was good before, but who comes to the mesh
@@ -60,4 +64,12 @@ func betrayed(m *Member, outcast []identity.NodeID) bool {
 	}
 	_, signer, err := certificate.ParseMember(m.Raw)
 	return err == nil && slices.Contains(outcast, signer)
+}
+
+// renew carries out what DecideRenewal proposed.
+func (g *Group) renew(ctx context.Context, r *replica, p Proposal) error {
+	if err := g.ready(ctx, r); err != nil {
+		return err
+	}
+	return g.reissue(ctx, r, p.Node, change{name: "renewed", make: func(*certificate.Member) {}})
 }

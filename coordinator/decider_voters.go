@@ -1,9 +1,20 @@
 package coordinator
 
 import (
+	"context"
 	"slices"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/phantommesh/phantommesh/crypto/identity"
+)
+
+// What is done to the group.
+const (
+	Stage       Action = "stage"    // send the log to a node, without a vote
+	Promote     Action = "promote"  // give the staged node its vote
+	RemoveVoter Action = "remove"   // take a node out of the group, voter or staged
+	Transfer    Action = "transfer" // make a node the leader
 )
 
 // DecideVoters keeps the group at one, three or five voters, one change at a time:
@@ -197,4 +208,22 @@ func removeSurplus(s *State, o Observation) (Proposal, bool) {
 		return Proposal{}, false
 	}
 	return Proposal{Action: RemoveVoter, Node: pick, Why: "an even number of voters"}, true
+}
+
+// changeGroup carries out what DecideVoters proposed, and what a voter that goes wants.
+func (g *Group) changeGroup(ctx context.Context, r *replica, p Proposal) error {
+	id, addr, limit := serverID(p.Node), serverAddress(p.Node), g.cfg.Timing.RPC
+	return r.wait(ctx, func() raft.Future {
+		switch p.Action {
+		case Stage:
+			return r.raft.AddNonvoter(id, addr, 0, limit)
+		case Promote:
+			return r.raft.AddVoter(id, addr, 0, limit)
+		case RemoveVoter:
+			return r.raft.RemoveServer(id, 0, limit)
+		case Transfer:
+			return r.raft.LeadershipTransferToServer(id, addr)
+		}
+		panic("coordinator: no action of the group: " + string(p.Action))
+	})
 }

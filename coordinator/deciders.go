@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"time"
 
@@ -56,29 +57,8 @@ func (o Observation) weary(id identity.NodeID) bool {
 	return ok && o.Poor[id] && o.Now.Sub(since) >= o.Timing.Shrink
 }
 
-// Action is what a proposal wants done.
-type Action uint8
-
-// The actions.
-const (
-	SignIssuer   Action = iota + 1 // an issuer certificate of Depth for Node, signed by Signer
-	Stage                          // send the log to Node, without a vote
-	Promote                        // give the staged Node its vote
-	RemoveVoter                    // take Node out of the group, voter or staged
-	Transfer                       // make Node the leader
-	Reissue                        // a new certificate for Node, otherwise unchanged
-	AnnounceKey                    // a new gossip key behind the one in use
-	UseKey                         // the announced gossip key in place of the one in use
-	ElectRegion                    // Node coordinates Region, in Term; nobody if it is zero
-	AppointRelay                   // Node relays for Region
-	DismissRelay                   // Node does not relay for Region any more
-)
-
-// String names the action for logs and golden tables.
-func (a Action) String() string {
-	return [...]string{"?", "sign-issuer", "stage", "promote", "remove", "transfer", "reissue", "announce-key", "use-key", "elect", "appoint-relay",
-		"dismiss-relay"}[min(int(a), 11)]
-}
+// Action is what a proposal wants done, by the name that logs and golden traces have for it. Each belongs to one decider, and is declared with it.
+type Action string
 
 // Proposal is one thing a decider wants done, with its reason for the log.
 type Proposal struct {
@@ -100,17 +80,19 @@ type Decider struct {
 	// Staged: it looks at CaughtUp, for which the staged are asked first. That takes a while when one of them does not answer, and a region
 	// must not wait for it.
 	Staged bool
+	// carryOut does what it proposed. It may be called a second time for the same proposal: after it failed, or by the next leader.
+	carryOut func(g *Group, ctx context.Context, r *replica, p Proposal) error
 }
 
-// Deciders is the table: a further decider is one file and one row. Each runs every tick on the leader; what it proposes is
-// carried out in order, up to proposalsPerTick.
+// Deciders is the table: a further decider is one file, with its actions, what decides and what carries out, and one row. Each runs every
+// tick on the leader; what it proposes is carried out in order, up to proposalsPerTick.
 var Deciders = []Decider{
-	{Name: "regions", Decide: DecideRegions},
-	{Name: "issuers", Decide: DecideIssuers, Dates: true},
-	{Name: "voters", Decide: DecideVoters, Staged: true},
-	{Name: "renewal", Decide: DecideRenewal, Dates: true},
-	{Name: "keyring", Decide: DecideKeyring, Dates: true},
-	{Name: "relays", Decide: DecideRelays},
+	{Name: "regions", Decide: DecideRegions, carryOut: (*Group).electRegion},
+	{Name: "issuers", Decide: DecideIssuers, carryOut: (*Group).grantIssuer, Dates: true},
+	{Name: "voters", Decide: DecideVoters, carryOut: (*Group).changeGroup, Staged: true},
+	{Name: "renewal", Decide: DecideRenewal, carryOut: (*Group).renew, Dates: true},
+	{Name: "keyring", Decide: DecideKeyring, carryOut: (*Group).changeKeys, Dates: true},
+	{Name: "relays", Decide: DecideRelays, carryOut: (*Group).changeRelays},
 }
 
 // proposalsPerTick bounds what one decider can set off at once: a commit takes some milliseconds.

@@ -20,8 +20,9 @@
 // region.go is what it does. What it says is fenced by its term.
 //
 // The deciders (deciders.go, decider_*.go) run on the leader: pure functions of the ledger, observations and the time, in a
-// table. Today they choose the voters, get them issuer certificates, renew members' certificates and change the gossip keys. A further decider is one
-// new file and one new row.
+// table. They choose the voters, get them issuer certificates, renew members' certificates, change the gossip keys, elect the regions' coordinators
+// and appoint relays. Admission and leases are decided in the same way, but when somebody asks (decider_admission.go, decider_leases.go). A further
+// decider is one new file, with its actions and how they are carried out, and one new row.
 //
 // Goroutines. Group owns four: steer (ticks the deciders, and keeps this node's duties: reopening a fenced replica, giving up one
 // that lost its vote), fetch (pulls the state), keep (writes state.cbor) and announce (calls OnState). hashicorp/raft owns its

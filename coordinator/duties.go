@@ -8,9 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
-	"github.com/phantommesh/phantommesh/internal/wire"
 	"github.com/phantommesh/phantommesh/peer"
 )
 
@@ -234,11 +232,14 @@ func (g *Group) lead(r *replica) {
 				break
 			}
 			g.watch.settled.stir(o.Now)
-			if err := g.carryOut(r, p); err != nil {
-				g.cfg.Log.Warn("coordinator: a decision could not be carried out", "decider", d.Name, "action", p.Action.String(), "peer", p.Node.Short(), "err", err)
+			ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
+			err := d.carryOut(g, ctx, r, p)
+			cancel()
+			if err != nil {
+				g.cfg.Log.Warn("coordinator: a decision could not be carried out", "decider", d.Name, "action", string(p.Action), "peer", p.Node.Short(), "err", err)
 				break
 			}
-			g.cfg.Log.Info("coordinator: decided", "decider", d.Name, "action", p.Action.String(), "peer", p.Node.Short(), "region", p.Region, "why", p.Why)
+			g.cfg.Log.Info("coordinator: decided", "decider", d.Name, "action", string(p.Action), "peer", p.Node.Short(), "region", p.Region, "why", p.Why)
 			poke(g.wake) // look again at once: a change of the group takes several steps
 		}
 	}
@@ -336,103 +337,9 @@ func (g *Group) observeStaged(r *replica, o *Observation) {
 	}
 }
 
-func (g *Group) carryOut(r *replica, p Proposal) error {
-	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
-	defer cancel()
-	id, addr, limit := serverID(p.Node), serverAddress(p.Node), g.cfg.Timing.RPC
-	switch p.Action {
-	case ElectRegion:
-		return g.electRegion(ctx, r, p)
-	case AppointRelay, DismissRelay:
-		return g.changeRelays(ctx, r, p)
-	case SignIssuer:
-		return g.grantIssuer(ctx, r, p)
-	case Stage:
-		return r.wait(ctx, func() raft.Future { return r.raft.AddNonvoter(id, addr, 0, limit) })
-	case Promote:
-		return r.wait(ctx, func() raft.Future { return r.raft.AddVoter(id, addr, 0, limit) })
-	case RemoveVoter:
-		return r.wait(ctx, func() raft.Future { return r.raft.RemoveServer(id, 0, limit) })
-	case Transfer:
-		return g.handTo(ctx, r, p.Node)
-	case Reissue:
-		if err := g.ready(ctx, r); err != nil {
-			return err
-		}
-		return g.reissue(ctx, r, p.Node, change{name: "renewed", make: func(*certificate.Member) {}})
-	case AnnounceKey, UseKey:
-		return g.changeKeys(ctx, r, p.Action == AnnounceKey)
-	}
-	return nil
-}
-
 // handTo makes another voter the leader.
 func (g *Group) handTo(ctx context.Context, r *replica, to identity.NodeID) error {
 	return r.wait(ctx, func() raft.Future { return r.raft.LeadershipTransferToServer(serverID(to), serverAddress(to)) })
-}
-
-type signRequest struct {
-	_     struct{} `cbor:",toarray"`
-	Node  identity.NodeID
-	Depth uint8
-}
-
-// grantIssuer gets an issuer certificate signed, here or by another member, and proposes it.
-func (g *Group) grantIssuer(ctx context.Context, r *replica, p Proposal) error {
-	raw, err := g.signedIssuer(ctx, p)
-	if err != nil {
-		g.watch.unwilling[p.Signer] = time.Now()
-		return err
-	}
-	command, err := g.author().Issuer(raw)
-	if err != nil {
-		return err
-	}
-	_, err = g.proposeCommand(ctx, r, command)
-	var refusal *Refused
-	if errors.As(err, &refusal) {
-		// What the ledger does not take from this signer now (its clock may be wrong), it will not take in the next moment either.
-		g.watch.unwilling[p.Signer] = time.Now()
-	}
-	if errors.Is(err, errConflict) {
-		return nil
-	}
-	return err
-}
-
-func (g *Group) signedIssuer(ctx context.Context, p Proposal) ([]byte, error) {
-	if p.Signer == g.self {
-		return g.signIssuer(p.Node, p.Depth)
-	}
-	body, err := wire.Marshal(signRequest{Node: p.Node, Depth: p.Depth})
-	if err != nil {
-		return nil, err
-	}
-	a, err := g.ask(ctx, p.Signer, question{Op: opSignIssuer, Body: body}, g.cfg.Timing.RPC)
-	if err == nil {
-		err = a.err()
-	}
-	return a.Body, err
-}
-
-// signIssuerFor answers the leader of the group, and no other member.
-func (g *Group) signIssuerFor(asker identity.NodeID, body []byte) ([]byte, error) {
-	var req signRequest
-	if err := wire.Unmarshal(body, &req); err != nil {
-		return nil, refuse(RefusedRequest, "the question does not decode")
-	}
-	if !g.heeds(asker) {
-		return nil, refuse(RefusedNotAllowed, "only a coordinator may ask for an issuer certificate")
-	}
-	return g.signIssuer(req.Node, req.Depth)
-}
-
-func (g *Group) signIssuer(id identity.NodeID, depth uint8) ([]byte, error) {
-	s := g.state.Load()
-	if !s.Active(id) {
-		g.pokeState()
-	}
-	return g.author().SignIssuer(s, id, depth, g.root)
 }
 
 // pokeState asks for the state that somebody evidently has and we do not.

@@ -103,7 +103,12 @@ func (g *Group) lendTo(ctx context.Context, r *replica, s *State, o Observation,
 			return err
 		}
 	}
-	if err := g.carryOut(r, Proposal{Action: Stage, Node: id}); err != nil {
+	change := func(a Action) error {
+		ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
+		defer cancel()
+		return g.changeGroup(ctx, r, Proposal{Action: a, Node: id})
+	}
+	if err := change(Stage); err != nil {
 		return err
 	}
 	stage, cancel := context.WithTimeout(ctx, 2*g.cfg.Timing.RPC)
@@ -111,12 +116,12 @@ func (g *Group) lendTo(ctx context.Context, r *replica, s *State, o Observation,
 	for {
 		st, err := g.askStatus(stage, id)
 		if err == nil && st.Replica && st.Applied+caughtUpWithin >= r.raft.AppliedIndex() {
-			return g.carryOut(r, Proposal{Action: Promote, Node: id})
+			return change(Promote)
 		}
 		select {
 		case <-time.After(handoverPoll):
 		case <-stage.Done():
-			return errors.Join(fmt.Errorf("%s did not catch up in time", id.Short()), g.carryOut(r, Proposal{Action: RemoveVoter, Node: id}))
+			return errors.Join(fmt.Errorf("%s did not catch up in time", id.Short()), change(RemoveVoter))
 		}
 	}
 }

@@ -111,16 +111,6 @@ func outcast(m *Member) *Refused {
 		"with a new identity", m.Since.Format(time.DateOnly))
 }
 
-func admissible(inv Invitation, at time.Time) *Refused {
-	switch {
-	case !at.Before(inv.Expires):
-		return refuse(RefusedInvitation, "this invitation expired on %s; ask for a new one", inv.Expires.Format("2006-01-02 15:04 MST"))
-	case inv.Uses == 0:
-		return refuse(RefusedInvitation, "this invitation was already used; ask for a new one (phantom invite on any member)")
-	}
-	return nil
-}
-
 // fits checks what two admissions can collide in. Conflicts are tried again by the leader with another name or address.
 func (l *Ledger) fits(m *certificate.Member, at time.Time) *Refused {
 	if len(l.state.Members) >= maxMembers {

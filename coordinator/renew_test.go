@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -245,4 +247,37 @@ func TestRenewalOnPaper(t *testing.T) {
 	if len(due) != 5 || len(hours) < 3 {
 		t.Errorf("due: %v, want the five that are there, not all in one hour", due)
 	}
+}
+
+// The story of four members' certificates, looked at every ten days; run with -update after a wanted change, and read the difference.
+func TestRenewalTrace(t *testing.T) {
+	d := newDecisions(t, 4)
+	d.trace.Reset()
+	d.see(3, false)
+	for day := 10; day <= 60; day += 10 {
+		d.now = day0.Add(time.Duration(day) * aDay)
+		d.o.Now, d.o.Wall = d.now, d.now
+		switch day {
+		case 30:
+			d.apply(KindRevoke, revokeBody{Revocation: revocation(t, d.ledger, 2, false, d.now)})
+			fmt.Fprintf(&d.trace, "day %d: n2 is revoked\n", day)
+		case 40:
+			d.see(3, true) // ten days after its certificate ended
+		}
+		due := map[string]Proposal{}
+		for _, p := range DecideRenewal(d.ledger.state, d.o) {
+			due[d.name(p.Node)] = p
+		}
+		for i := range 4 {
+			p, ok := due[fmt.Sprint("n", i)]
+			if !ok {
+				continue
+			}
+			m, _ := d.ledger.state.Member(p.Node)
+			fmt.Fprintf(&d.trace, "day %d: %s n%d (%s), whose certificate ends on day %.0f\n", day, p.Action, i, p.Why, m.Certificate.NotAfter.Sub(day0).Hours()/24)
+			raw := d.ledger.certificateFor(t, i, m.Certificate.Name, m.Certificate.IPv4, d.now)
+			d.apply(KindReissue, reissueBody{Certificate: raw, Replaces: m.Certificate.Serial, Change: "renewed"})
+		}
+	}
+	golden(t, filepath.Join("testdata", "deciders", "renewal.txt"), d.trace.String())
 }

@@ -277,7 +277,7 @@ func (g *group) carryOut(by string, p coordinator.Proposal) bool {
 	case coordinator.AnnounceKey, coordinator.UseKey:
 		return g.commit(must(g.author(g.leader).Keyring(g.ledger.State(), p.Action == coordinator.AnnounceKey)))
 	}
-	panic(mistake("no model of the action " + p.Action.String()))
+	panic(mistake("no model of the action " + string(p.Action)))
 }
 
 func forRegion(p coordinator.Proposal) string {
