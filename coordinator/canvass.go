@@ -18,7 +18,8 @@ import (
 //   - A follower that has not heard its leader for Timing.Heartbeat has none. One that has heard it more recently keeps the question
 //     until it hears it again, which is a refusal, or until that time is over.
 //   - It gives its pre-vote to one candidate at a time, and does not campaign itself meanwhile.
-//   - Of candidates that ask each other, the one with the longer log gets the other's pre-vote, or the one with the greater ID.
+//   - Of candidates that ask each other, the one with the longer log gets the other's pre-vote, or the one with the greater ID. One that
+//     has somebody's pre-vote itself gives its own to a better candidate than the one that has it: without this three can wait in a ring.
 //
 // With one of three or five voters gone, of two candidates one then has a majority at once, and never both.
 
@@ -60,37 +61,43 @@ type promises struct {
 	hold     time.Duration // for how long a candidate is waited for, and a question kept
 	own      ballot
 	ownUntil time.Time
-	to       raft.ServerID
+	backed   bool // somebody gave this voter its pre-vote
+	to       ballot
 	toUntil  time.Time
 }
 
 // judge decides about a pre-vote that was asked for at a time. With notYet comes when to ask again.
 func (p *promises) judge(b ballot, asked time.Time, s standing) (verdict, time.Time) {
 	lost := s.heard.Add(p.patience)
-	rival := s.state == raft.Candidate && s.now.Before(p.ownUntil) && b.term == p.own.term && !b.beats(p.own)
+	campaigns := s.state == raft.Candidate && s.now.Before(p.ownUntil) && b.term == p.own.term
+	better := campaigns && p.backed && b.beats(p.to)
 	switch until := asked.Add(p.hold); {
 	case s.state != raft.Follower && s.state != raft.Candidate, s.led && s.heard.After(asked), !s.now.Before(until):
 		return raftDecides, time.Time{}
 	case s.led && s.now.Before(lost):
 		return notYet, earlier(lost, until)
-	case rival:
+	case campaigns && !b.beats(p.own):
 		return notYet, earlier(p.ownUntil, until)
-	case p.to != b.candidate && s.now.Before(p.toUntil):
+	case p.to.candidate != b.candidate && s.now.Before(p.toUntil) && !better:
 		return notYet, earlier(p.toUntil, until)
 	}
-	p.to, p.toUntil = b.candidate, s.now.Add(p.hold)
+	p.to, p.toUntil = b, s.now.Add(p.hold)
 	return leaderIsLost, time.Time{}
 }
 
 // release takes back what judge promised to a candidate that raft refused.
 func (p *promises) release(b ballot) {
-	if p.to == b.candidate {
-		p.to, p.toUntil = "", time.Time{}
+	if p.to.candidate == b.candidate {
+		p.to, p.toUntil = ballot{}, time.Time{}
 	}
 }
 
-// campaign notes that this voter asks for pre-votes itself.
-func (p *promises) campaign(b ballot, now time.Time) { p.own, p.ownUntil = b, now.Add(p.hold) }
+// campaign notes that this voter asks for pre-votes itself. It asks each other one.
+func (p *promises) campaign(b ballot, now time.Time) {
+	if b != p.own || !now.Before(p.ownUntil) {
+		p.own, p.ownUntil, p.backed = b, now.Add(p.hold), false
+	}
+}
 
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
@@ -107,6 +114,8 @@ type canvass struct {
 	running sync.WaitGroup
 	places  chan struct{} // one for each question that is kept
 
+	look time.Duration // constant; how often a question that is kept is looked at again, as what stands against it may have changed
+
 	mu       sync.Mutex
 	promises promises
 }
@@ -115,7 +124,7 @@ type canvass struct {
 const keptMax = maxServers
 
 func newCanvass(t Timing, out chan<- raft.RPC, stop <-chan struct{}) *canvass {
-	return &canvass{out: out, stop: stop, places: make(chan struct{}, keptMax), promises: promises{patience: t.Heartbeat, hold: t.Election}}
+	return &canvass{out: out, stop: stop, places: make(chan struct{}, keptMax), look: t.Beat / 4, promises: promises{patience: t.Heartbeat, hold: t.Election}}
 }
 
 // standing returns false when raft does not run yet.
@@ -160,7 +169,7 @@ func (c *canvass) answer(rpc raft.RPC, a *raft.RequestPreVoteRequest) {
 		v, again := c.promises.judge(b, asked, s)
 		c.mu.Unlock()
 		if v == notYet {
-			if !c.sleep(again.Sub(s.now)) {
+			if !c.sleep(min(again.Sub(s.now), c.look)) {
 				rpc.Respond(nil, raft.ErrRaftShutdown)
 				return
 			}
@@ -239,7 +248,13 @@ func (t *fencedTransport) RequestPreVote(id raft.ServerID, target raft.ServerAdd
 	t.canvass.mu.Lock()
 	t.canvass.promises.campaign(ballotOf(args), time.Now())
 	t.canvass.mu.Unlock()
-	return t.overFreshStream(func() error { return t.NetworkTransport.RequestPreVote(id, target, args, resp) })
+	err := t.overFreshStream(func() error { return t.NetworkTransport.RequestPreVote(id, target, args, resp) })
+	if err == nil && resp.Granted {
+		t.canvass.mu.Lock()
+		t.canvass.promises.backed = t.canvass.promises.backed || t.canvass.promises.own == ballotOf(args)
+		t.canvass.mu.Unlock()
+	}
+	return err
 }
 
 // RequestVote implements raft.Transport.
