@@ -17,7 +17,7 @@ import (
 //  1. tendClock: at the beginning of its term, when its clock was set (the wall has gone further than the process's own time), and every
 //     clockEvery.
 //  2. askClocks: it asks the voters, and some others that are alive, for the time.
-//  3. judgeClocks, a pure function, says what to think of it.
+//  3. judgeClocks, a pure function, says what to think of it: by what the voters say, and by what all say where that is open.
 //  4. Until its clock is found right, deciders that sign rest (Decider.Dates), and so does what is asked of it (dated). If it is wrong, or
 //     nobody says for clockPatience, it gives leadership to another.
 //
@@ -123,6 +123,14 @@ func judgeClocks(ahead []time.Duration) clockVerdict {
 	return clockDisputed
 }
 
+// weighClocks judges by the voters' clocks, and by all that were asked where those leave it open: of members there are more that may lie.
+func weighClocks(ofVoters, all []time.Duration) clockVerdict {
+	if v := judgeClocks(ofVoters); v == clockRight || v == clockWrong {
+		return v
+	}
+	return judgeClocks(all)
+}
+
 // clockAnswer is the answer to opClock.
 type clockAnswer struct {
 	_    struct{} `cbor:",toarray"`
@@ -186,11 +194,14 @@ func (g *Group) tendClock(r *replica) bool {
 // compareClock finds out whether this leader's clock is right, and has another lead if it is not.
 func (g *Group) compareClock(r *replica, term uint64, voters []identity.NodeID) {
 	theirs := g.askClocks(voters)
-	var ahead []time.Duration
-	for _, d := range theirs {
+	var ahead, ofVoters []time.Duration
+	for id, d := range theirs {
 		ahead = append(ahead, d)
+		if contains(voters, id) {
+			ofVoters = append(ofVoters, d)
+		}
 	}
-	verdict, wall := judgeClocks(ahead), g.cfg.Now()
+	verdict, wall := weighClocks(ofVoters, ahead), g.cfg.Now()
 	resign := g.clock.conclude(term, verdict, wall)
 	poke(g.wake)
 	if !resign || !r.leads() || len(voters) < 3 {
@@ -201,6 +212,9 @@ func (g *Group) compareClock(r *replica, term uint64, voters []identity.NodeID) 
 		g.cfg.Log.Error("coordinator: nobody here says what time it is, so this machine's clock may be wrong (NTP sets it); another shall lead",
 			"at", wall.UTC().Format(time.RFC3339))
 	} else {
+		if len(ofVoters) > 0 {
+			ahead = ofVoters
+		}
 		slices.Sort(ahead)
 		most := ahead[len(ahead)/2]
 		g.cfg.Log.Error("coordinator: this machine's clock is not that of the others (NTP sets it); another shall lead",

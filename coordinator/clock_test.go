@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -25,6 +26,23 @@ func TestAClockIsRightIfMostOthersAgree(t *testing.T) {
 		"as many for us as against":        {[]time.Duration{0, time.Hour, time.Hour}, clockDisputed},
 	} {
 		if got := judgeClocks(c.ahead); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestVotersClocksCountBeforeThoseOfMembers(t *testing.T) {
+	lies := []time.Duration{aDay, aDay, aDay, aDay, aDay}
+	for name, c := range map[string]struct {
+		voters, members []time.Duration
+		want            clockVerdict
+	}{
+		"members lie, voters agree":        {[]time.Duration{0, 0}, lies, clockRight},
+		"members lie for a leader's clock": {[]time.Duration{aDay, aDay}, []time.Duration{0, 0, 0, 0, 0}, clockWrong},
+		"a member settles it":              {[]time.Duration{aDay}, []time.Duration{0}, clockRight},
+		"no voter answers":                 {nil, lies, clockWrong},
+	} {
+		if got := weighClocks(c.voters, slices.Concat(c.voters, c.members)); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}
