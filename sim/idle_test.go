@@ -49,6 +49,7 @@ func (m *meter) see(from, _ netip.AddrPort, b []byte) {
 	m.sent[from.Addr()]["all"] += len(b) + headers
 }
 
+// IDLE_REGIONS=2 spreads them over regions, and shows those without a vote that coordinate one apart.
 // IDLE_NODES=20 IDLE_MINUTES=120 go test ./sim -run TestAnIdleMemberIsQuiet -v prints the table of docs/performance.md.
 func TestAnIdleMemberIsQuiet(t *testing.T) {
 	if testing.Short() {
@@ -62,9 +63,21 @@ func TestAnIdleMemberIsQuiet(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("IDLE_MINUTES")); err == nil {
 		rest, window = 7*time.Minute, time.Duration(n)*time.Minute
 	}
+	var regions []string
+	if n, err := strconv.Atoi(os.Getenv("IDLE_REGIONS")); err == nil {
+		for i := range n {
+			regions = append(regions, "region-"+strconv.Itoa(i))
+		}
+	}
 	perDay := map[string][]float64{}
 	err := Bubble(context.Background(), Config{Seed: 1, Dir: t.TempDir()}, func(w *World) error {
-		hosts, err := mesh(w, nodes)
+		var hosts []*Host
+		var err error
+		if len(regions) > 1 {
+			hosts, err = meshOf(w, nodes/len(regions), nil, regions...)
+		} else {
+			hosts, err = mesh(w, nodes)
+		}
 		if err != nil {
 			return err
 		}
@@ -87,8 +100,14 @@ func TestAnIdleMemberIsQuiet(t *testing.T) {
 			if slices.Contains(status.Coordinators.Voters, h.ID()) {
 				continue
 			}
+			bridge := ""
+			for _, r := range status.Coordinators.Regions {
+				if len(regions) > 1 && r.Coordinator == h.ID() {
+					bridge = "coordinator: "
+				}
+			}
 			for _, class := range []string{"all", "gossip", "control (QUIC)", "path checks and STUN", "other"} {
-				perDay[class] = append(perDay[class], float64(m.sent[h.at.Addrs[0]][class])*float64(24*time.Hour/window))
+				perDay[bridge+class] = append(perDay[bridge+class], float64(m.sent[h.at.Addrs[0]][class])*float64(24*time.Hour/window))
 			}
 		}
 		return nil
