@@ -90,3 +90,24 @@ func TestTheSmallerHalfDecidesNothing(t *testing.T) {
 	}
 	play1(t, "minority", 1, 11*time.Minute)
 }
+
+// The beginning of the soak: what all three days of it show, `make sim` finds out.
+func TestTheFirstMinutesOfASoak(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	s, err := Find("soak-72h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Shorten(10 * time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Play(context.Background(), Config{Seed: 1, Dir: t.TempDir()}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range r.Violations {
+		t.Errorf("%s %s: %s", clock(v.At), v.Checker, v.Text)
+	}
+}
