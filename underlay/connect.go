@@ -207,6 +207,13 @@ func (o *owner) end(n *node) {
 			return
 		}
 	}
+	// None of the paths has answered the search's checks either. One that was idle is not known to be silent, as nothing was owed on it; were it
+	// still taken to work, no search would ask for help, and the node stay out of reach for as long as nothing else speaks to it.
+	for i := range n.paths.paths {
+		if p := &n.paths.paths[i]; p.missed < silentAfter {
+			p.missed, p.silent, p.probed = silentAfter, n.attempt.began, max(p.probed, n.attempt.began)
+		}
+	}
 	o.finish(n, ErrUnreachable)
 }
 
