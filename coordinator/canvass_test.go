@@ -173,3 +173,28 @@ func TestCampaignTrace(t *testing.T) {
 	}
 	golden(t, filepath.Join("testdata", "campaigns.txt"), trace.String())
 }
+
+// Regression: a new leader compared its clock with that of the one that was lost, too, and decided nothing until that had not answered for 700 ms.
+func TestTheFirstDecisionOfANewLeaderDoesNotWaitForTheLostOne(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		l.mesh(5)
+		l.eventually(30*time.Second, "five voters", func() bool { return l.voters() == 5 })
+		old := l.leader()
+		l.net.split(-1, old.id())
+		var leader *member
+		l.eventually(10*time.Second, "another leader", func() bool {
+			for _, n := range l.nodes {
+				if c := n.group.State().Coordinators; n != old && c.Leader == n.id() && c.Quorum {
+					leader = n
+					return true
+				}
+			}
+			return false
+		})
+		begin := time.Now()
+		leader.invite(InviteSpec{})
+		if took := time.Since(begin); took > 200*time.Millisecond {
+			t.Errorf("the first decision took %v", took)
+		}
+	})
+}

@@ -141,7 +141,8 @@ func (g *Group) answerClock() ([]byte, error) {
 	return wire.Marshal(clockAnswer{Unix: g.cfg.Now().UnixMilli()})
 }
 
-// askClocks asks others for the time, all at once, and returns how far each that answers is ahead of this node.
+// askClocks asks others for the time, all at once, and returns how far each that answers is ahead of this node. It waits for no more
+// than it takes to find this node's clock right.
 func (g *Group) askClocks(voters []identity.NodeID) map[identity.NodeID]time.Duration {
 	ctx, cancel := context.WithTimeout(g.ctx, statusWait)
 	defer cancel()
@@ -165,10 +166,18 @@ func (g *Group) askClocks(voters []identity.NodeID) map[identity.NodeID]time.Dur
 			replies <- reply{id, time.UnixMilli(c.Unix).Sub(g.cfg.Now()), ok}
 		}()
 	}
-	out := map[identity.NodeID]time.Duration{}
+	out, agree := map[identity.NodeID]time.Duration{}, 1
 	for range ask {
-		if r := <-replies; r.ok {
-			out[r.id] = r.ahead
+		r := <-replies
+		if !r.ok {
+			continue
+		}
+		out[r.id] = r.ahead
+		if r.ahead.Abs() <= certificate.SkewMax {
+			agree++
+		}
+		if 2*agree > len(ask)+1 {
+			break // those that are missing cannot outvote them; mostly one of them is the leader that was lost
 		}
 	}
 	return out
