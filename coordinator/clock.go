@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -16,7 +17,8 @@ import (
 //
 //  1. tendClock: at the beginning of its term, when its clock was set (the wall has gone further than the process's own time), and every
 //     clockEvery.
-//  2. askClocks: it asks the voters, and some others that are alive, for the time.
+//  2. compareClock: it asks the voters for the time, to whom it has connections, and some others that are alive where those leave it open: of
+//     members there are more that may lie, and each costs a connection of 20 kB.
 //  3. judgeClocks, a pure function, says what to think of it: by what the voters say, and by what all say where that is open.
 //  4. Until its clock is found right, deciders that sign rest (Decider.Dates), and so does what is asked of it (dated). If it is wrong, or
 //     nobody says for clockPatience, it gives leadership to another.
@@ -32,7 +34,7 @@ const (
 	// election is cheap; at the beginning of a term connections may still have to be made.
 	setPatience   = time.Second
 	clockPatience = 10 * time.Second
-	clocksAsked   = 8 // voters and a few more, so that two voters that differ have a judge
+	clocksAsked   = 8 // voters and judges, so that two voters that differ have one
 )
 
 // clockVerdict is what a leader thinks of its clock.
@@ -123,7 +125,7 @@ func judgeClocks(ahead []time.Duration) clockVerdict {
 	return clockDisputed
 }
 
-// weighClocks judges by the voters' clocks, and by all that were asked where those leave it open: of members there are more that may lie.
+// weighClocks judges by the voters' clocks, and by all that were asked where those leave it open.
 func weighClocks(ofVoters, all []time.Duration) clockVerdict {
 	if v := judgeClocks(ofVoters); v == clockRight || v == clockWrong {
 		return v
@@ -141,17 +143,21 @@ func (g *Group) answerClock() ([]byte, error) {
 	return wire.Marshal(clockAnswer{Unix: g.cfg.Now().UnixMilli()})
 }
 
-// askClocks asks others for the time, all at once, and returns how far each that answers is ahead of this node. It waits for no more
-// than it takes to find this node's clock right.
-func (g *Group) askClocks(voters []identity.NodeID) map[identity.NodeID]time.Duration {
-	ctx, cancel := context.WithTimeout(g.ctx, statusWait)
-	defer cancel()
-	ask := without(slices.Clone(voters), g.self)
+// judges are members that are alive and no voters: who is asked where the voters leave it open.
+func (g *Group) judges(voters []identity.NodeID) (out []identity.NodeID) {
 	for _, m := range g.state.Load().Members {
-		if len(ask) < clocksAsked && m.Status == Active && m.ID != g.self && !contains(ask, m.ID) && g.cfg.Alive(m.ID) {
-			ask = append(ask, m.ID)
+		if len(voters)+len(out) < clocksAsked && m.Status == Active && m.ID != g.self && !contains(voters, m.ID) && g.cfg.Alive(m.ID) {
+			out = append(out, m.ID)
 		}
 	}
+	return out
+}
+
+// askClocks asks others for the time, all at once, and returns how far each that answers is ahead of this node. It waits for no more
+// than it takes to find this node's clock right.
+func (g *Group) askClocks(ask []identity.NodeID) map[identity.NodeID]time.Duration {
+	ctx, cancel := context.WithTimeout(g.ctx, statusWait)
+	defer cancel()
 	type reply struct {
 		id    identity.NodeID
 		ahead time.Duration
@@ -202,15 +208,16 @@ func (g *Group) tendClock(r *replica) bool {
 
 // compareClock finds out whether this leader's clock is right, and has another lead if it is not.
 func (g *Group) compareClock(r *replica, term uint64, voters []identity.NodeID) {
-	theirs := g.askClocks(voters)
-	var ahead, ofVoters []time.Duration
-	for id, d := range theirs {
-		ahead = append(ahead, d)
-		if contains(voters, id) {
-			ofVoters = append(ofVoters, d)
-		}
+	theirs := g.askClocks(without(slices.Clone(voters), g.self))
+	ofVoters := slices.Collect(maps.Values(theirs))
+	ahead := ofVoters
+	verdict := weighClocks(ofVoters, ofVoters)
+	if verdict != clockRight && verdict != clockWrong {
+		maps.Copy(theirs, g.askClocks(g.judges(voters)))
+		ahead = slices.Collect(maps.Values(theirs))
+		verdict = weighClocks(ofVoters, ahead)
 	}
-	verdict, wall := weighClocks(ofVoters, ahead), g.cfg.Now()
+	wall := g.cfg.Now()
 	resign := g.clock.conclude(term, verdict, wall)
 	poke(g.wake)
 	if !resign || !r.leads() || len(voters) < 3 {
