@@ -202,6 +202,7 @@ func (m *membership) leavePool(p *gossip.Pool) {
 		delete(m.pools.leaving, p.Scope())
 		m.pools.mu.Unlock()
 		m.wake()
+		signal(m.abroad.wake)
 	})
 }
 

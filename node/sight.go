@@ -31,12 +31,26 @@ func (a *abroad) judgeRegions(state *coordinator.State, now time.Time) {
 		default:
 			dark = horizon.Lost(n.Region)
 		}
-		if dark != a.dark[n.Region] {
+		changed := dark != a.dark[n.Region]
+		if changed {
 			a.m.node.log.Info("region in sight", "region", n.Region, "seen", !dark)
 			a.dark[n.Region] = dark
+		}
+		if changed || a.vouches(n.Author) == a.wideKnows(n.Author) {
 			a.apply(n.Region, now)
 		}
 	}
+}
+
+// wideKnows tells whether the wide pool, if this node is in it, has a word on whoever speaks for a region. Then the region's bulletins have none: see
+// apply. When this node joins or leaves the pool, or it hears of the speaker there, that changes without a new bulletin.
+func (a *abroad) wideKnows(id identity.NodeID) bool {
+	return a.m.gossip.Pool(gossip.Wide) != nil && a.m.node.peers.Verdict(wideVerdict, id) != peer.Unknown
+}
+
+// vouches tells whether the peer table has a word of bulletins on a member.
+func (a *abroad) vouches(id identity.NodeID) bool {
+	return a.m.node.peers.Verdict(verdictOfBulletins, id) != peer.Unknown
 }
 
 // gone tells whether whoever speaks for a region has been lost to the wide pool for darkAfter. Who speaks without being in it does so again and

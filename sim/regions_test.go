@@ -165,3 +165,38 @@ func TestFirstContactWithAMemberOfAnotherRegionIsQuick(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Regression: a region that was cut off loses its votes, and its members leave the wide pool when they hear of it. What that pool had known of those
+// who speak for other regions went with it, and they were held for dead until they had something new to say.
+func TestWhoLeavesTheWidePoolKeepsSightOfOtherRegions(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	s, err := Parse("wide.yaml", []byte(`
+name: wide
+proves: who leaves the wide pool keeps sight of other regions
+for: 4m
+timing: wan
+regions:
+  - {name: a, nodes: 3, latency: 3ms}
+  - {name: b, nodes: 3, latency: 3ms}
+  - {name: c, nodes: 2, latency: 3ms}
+links:
+  - {between: [a, b], latency: 75ms}
+  - {between: [a, c], latency: 100ms}
+  - {between: [b, c], latency: 110ms}
+timeline:
+  - {at: 1m, partition: ["region:b", others], for: 75s}
+expect: {settle: 1m}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Play(context.Background(), Config{Seed: 1, Dir: t.TempDir()}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range r.Violations {
+		t.Errorf("%s %s: %s", clock(v.At), v.Checker, v.Text)
+	}
+}
