@@ -17,7 +17,11 @@ import (
 func (a *abroad) judgeRegions(state *coordinator.State, now time.Time) {
 	horizon, _ := a.board.Horizon(a.own)
 	connects := a.m.gossip.Pool(gossip.Wide) != nil
-	_, speaks := a.speaker(state)
+	speaker, speaks := a.speaker(state)
+	if speaks && !a.speech.speaks {
+		a.speech.since = now
+	}
+	a.speech.speaks = speaks
 	for _, n := range a.board.Notices() {
 		if n.Region == a.own {
 			continue
@@ -27,9 +31,9 @@ func (a *abroad) judgeRegions(state *coordinator.State, now time.Time) {
 		case connects:
 			dark = a.gone(n, now)
 		case speaks: // and is not let into the wide pool
-			dark = now.Sub(a.posts.answered) >= postLost
-		default:
-			dark = horizon.Lost(n.Region)
+			dark = now.Sub(later(a.posts.answered, a.speech.since)) >= postLost
+		default: // what somebody else saw who spoke before is over, though whoever speaks now had nothing to add
+			dark = horizon.Author == speaker && horizon.Lost(n.Region)
 		}
 		changed := dark != a.dark[n.Region]
 		if changed {
@@ -40,6 +44,13 @@ func (a *abroad) judgeRegions(state *coordinator.State, now time.Time) {
 			a.apply(n.Region, now)
 		}
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // wideKnows tells whether the wide pool, if this node is in it, has a word on whoever speaks for a region. Then the region's bulletins have none: see

@@ -30,8 +30,10 @@ const (
 
 // speech is what this node has said for its region. It is guarded by abroad.mu.
 type speech struct {
-	pace *rate.Limiter
-	when time.Time // the last one
+	pace   *rate.Limiter
+	when   time.Time // the last one
+	speaks bool      // it spoke for the region when it last looked
+	since  time.Time // it does so
 }
 
 // speaker is who speaks for our region, and whether this node does.

@@ -200,3 +200,35 @@ expect: {settle: 1m}
 		t.Errorf("%s %s: %s", clock(v.At), v.Checker, v.Text)
 	}
 }
+
+// Regression: who spoke for a region while its coordinator was down could reach nobody, and told its region that all others were lost. The coordinator
+// came back, saw all of them, and so had nothing to tell; its region believed what it had last been told.
+func TestWhatWasLostFromSightIsSeenAgainWhenTheCoordinatorReturns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time")
+	}
+	s, err := Parse("horizon.yaml", []byte(`
+name: horizon
+proves: what was lost from sight is seen again
+for: 6m
+timing: wan
+regions:
+  - {name: a, nodes: 3, latency: 3ms}
+  - {name: b, nodes: 3, latency: 3ms}
+links:
+  - {between: [a, b], latency: 55ms}
+timeline:
+  - {at: 1m, kill: voters, for: 100s}
+expect: {settle: 1m}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Play(context.Background(), Config{Seed: 1, Dir: t.TempDir()}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range r.Violations {
+		t.Errorf("%s %s: %s", clock(v.At), v.Checker, v.Text)
+	}
+}
