@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/phantommesh/phantommesh/internal/lab"
 	"github.com/phantommesh/phantommesh/test/mesh"
 )
 
@@ -51,13 +53,20 @@ func TestARollingRestartOfAllNodesUnderTraffic(t *testing.T) {
 		}
 	}
 	for _, n := range nodes {
-		var log struct {
-			Verified  bool
-			Witnesses []struct{ Says string }
-		}
-		n.Get(&log, "audit", "--verify")
-		if !log.Verified || len(log.Witnesses) < 3 {
-			t.Errorf("%s: the log of decisions is verified: %v, by %v", n.Name, log.Verified, log.Witnesses)
+		// Who went down gave its vote away, and the group grows again for some seconds after the last has come back.
+		err := lab.Eventually(settled, func() error {
+			var log struct {
+				Verified  bool
+				Witnesses []struct{ Says string }
+			}
+			n.Get(&log, "audit", "--verify")
+			if !log.Verified || len(log.Witnesses) < 3 {
+				return fmt.Errorf("%s: the log of decisions is verified: %v, by %v", n.Name, log.Verified, log.Witnesses)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }
