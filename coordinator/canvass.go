@@ -279,9 +279,8 @@ func (t *fencedTransport) overFreshStream(ask func() error) error {
 // vigil is when a follower campaigns. Raft would do it one to three timeouts after it last heard of the leader, depending on where its timer
 // stands; here it is one timeout and a little, drawn so that seldom two campaign at once.
 type vigil struct {
-	heard   time.Time // the contact that the delay was drawn for
-	delay   time.Duration
-	alarmed bool
+	heard time.Time // the contact that the delay was drawn for
+	delay time.Duration
 }
 
 // due returns when a follower that heard its leader at heard campaigns.

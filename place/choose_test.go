@@ -63,7 +63,8 @@ func replay(t *testing.T, trace string) []byte {
 			continue
 		}
 		when, what, _ := strings.Cut(line, ": ")
-		step, until := time.Duration(0), begin
+		var step time.Duration
+		var until time.Time
 		if rest, every := strings.CutPrefix(when, "every "); every {
 			a, b, _ := strings.Cut(rest, " until ")
 			step, until = duration(t, a), begin.Add(duration(t, b))
