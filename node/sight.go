@@ -56,7 +56,10 @@ func later(a, b time.Time) time.Time {
 // wideKnows tells whether the wide pool, if this node is in it, has a word on whoever speaks for a region. Then the region's bulletins have none: see
 // apply. When this node joins or leaves the pool, or it hears of the speaker there, that changes without a new bulletin.
 func (a *abroad) wideKnows(id identity.NodeID) bool {
-	return a.m.gossip.Pool(gossip.Wide) != nil && a.m.node.peers.Verdict(wideVerdict, id) != peer.Unknown
+	a.m.pools.mu.Lock()
+	belongs := a.m.pools.wide[id] // who does not has left it, and what it knew of that one is over
+	a.m.pools.mu.Unlock()
+	return belongs && a.m.gossip.Pool(gossip.Wide) != nil && a.m.node.peers.Verdict(wideVerdict, id) != peer.Unknown
 }
 
 // vouches tells whether the peer table has a word of bulletins on a member.
@@ -103,14 +106,13 @@ func (a *abroad) apply(region string, now time.Time) {
 	for _, id := range a.members[region] {
 		here[id] = true
 	}
-	connects := a.m.gossip.Pool(gossip.Wide) != nil
 	for i, id := range list {
 		if !here[id] || id == a.m.node.ID() {
 			continue
 		}
 		state := peer.Alive
 		switch {
-		case connects && id == n.Author && a.m.node.peers.Verdict(wideVerdict, id) != peer.Unknown:
+		case id == n.Author && a.wideKnows(id):
 			state = peer.Unknown // of itself nobody can say that it is dead; the wide pool can
 		case n.Left[i]:
 			state = peer.Left
