@@ -15,7 +15,6 @@ import (
 
 // judgeRegions finds out which regions are lost.
 func (a *abroad) judgeRegions(state *coordinator.State, now time.Time) {
-	horizon, _ := a.board.Horizon(a.own)
 	connects := a.m.gossip.Pool(gossip.Wide) != nil
 	speaker, speaks := a.speaker(state)
 	if speaks && !a.speech.speaks {
@@ -32,8 +31,8 @@ func (a *abroad) judgeRegions(state *coordinator.State, now time.Time) {
 			dark = a.gone(n, now)
 		case speaks: // and is not let into the wide pool
 			dark = now.Sub(later(a.posts.answered, a.speech.since)) >= postLost
-		default: // what somebody else saw who spoke before is over, though whoever speaks now had nothing to add
-			dark = horizon.Author == speaker && horizon.Lost(n.Region)
+		default:
+			dark = a.board.OutOfSight(a.own, speaker, n.Region)
 		}
 		changed := dark != a.dark[n.Region]
 		if changed {

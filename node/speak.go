@@ -157,16 +157,15 @@ func (a *abroad) spread(region string, raw []byte) {
 	}
 }
 
-// tellHorizon tells our region which others are out of sight, when that has changed. A region where nobody was ever out of sight hears nothing.
+// tellHorizon tells our region which others are out of sight, when that has changed or another has told it before. A region where nobody was ever out of sight hears nothing.
 func (a *abroad) tellHorizon(state *coordinator.State, now time.Time) {
-	held, _ := a.board.Horizon(a.own)
 	var dark []bulletin.Dark
 	for _, n := range a.board.Notices() {
 		if a.dark[n.Region] && len(dark) < bulletin.DarkMax {
 			dark = append(dark, bulletin.DarkOf(n.Region))
 		}
 	}
-	if slices.Equal(dark, held.Dark) {
+	if !a.board.Untold(a.own, a.m.node.ID(), dark) {
 		return
 	}
 	_, term, _ := state.RegionCoordinator(a.own)

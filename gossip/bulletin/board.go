@@ -67,8 +67,15 @@ type Board struct {
 	ahead   map[string][]byte
 	rolls   map[string][]roll // by region, the newest first
 
-	horizon    Horizon
-	horizonRaw []byte
+	horizon      Horizon
+	horizonRaw   []byte
+	horizonAhead waitingHorizon
+}
+
+// waitingHorizon is a horizon of a newer term than the one that is held here; its author has signed it.
+type waitingHorizon struct {
+	mark Mark
+	raw  []byte
 }
 
 // NewBoard returns an empty board.
@@ -77,7 +84,8 @@ func NewBoard() *Board {
 }
 
 // Turn has the board look at the world through another view. What is said of regions that are no more is forgotten. It returns the regions
-// whose bulletin has come with it, having waited for a newer state, and those whose bulletin is now to be read by another list.
+// whose bulletin has come with it, having waited for a newer state, and those whose bulletin is now to be read by another list. A horizon that
+// has waited is taken too.
 func (b *Board) Turn(v View) (changed []string) {
 	b.view = v
 	for region, members := range v.Regions {
@@ -101,6 +109,10 @@ func (b *Board) Turn(v View) (changed []string) {
 		} else if errors.Is(err, ErrAhead) && !gone(region) {
 			b.ahead[region] = raw
 		}
+	}
+	if w := b.horizonAhead; w.raw != nil {
+		b.horizonAhead = waitingHorizon{}
+		_ = b.TakeHorizon(w.raw, w.mark.Region) // if it is still ahead it waits again
 	}
 	slices.Sort(changed)
 	return slices.Compact(changed)
@@ -213,14 +225,17 @@ func (b *Board) TakeHorizon(raw []byte, region string) error {
 	if b.horizon.Region == region && !h.newer(b.horizon.Mark) {
 		return ErrStale
 	}
-	if err := b.entitled(h.Mark, 0); err != nil {
-		return err
-	}
 	public, ok := b.view.Public(h.Author)
 	if !ok {
 		return ErrEntitled
 	}
 	if err := w.verify(b.view.Mesh, public); err != nil {
+		return err
+	}
+	if err := b.entitled(h.Mark, 0); err != nil {
+		if wait := b.horizonAhead; errors.Is(err, ErrAhead) && (wait.mark.Region != region || h.newer(wait.mark)) {
+			b.horizonAhead = waitingHorizon{h.Mark, slices.Clone(raw)}
+		}
 		return err
 	}
 	b.horizon, b.horizonRaw = h, slices.Clone(raw)
@@ -233,6 +248,25 @@ func (b *Board) Horizon(region string) (Horizon, []byte) {
 		return Horizon{}, nil
 	}
 	return b.horizon, b.horizonRaw
+}
+
+// OutOfSight reports whether whoever speaks for our own region now has said, in the region's present term, that it has lost sight of another.
+// What was said before is over: who followed has refused it, or had nothing to add.
+func (b *Board) OutOfSight(own string, speaker identity.NodeID, region string) bool {
+	h, raw := b.Horizon(own)
+	_, term, _ := b.view.Coordinator(own)
+	return raw != nil && h.Author == speaker && h.Term == term && h.Lost(region)
+}
+
+// Untold reports whether who speaks for its own region has to tell it which others are out of sight: the region has not heard that from this
+// node in the present term. While nobody was ever out of sight there is nothing to tell.
+func (b *Board) Untold(own string, self identity.NodeID, dark []Dark) bool {
+	h, raw := b.Horizon(own)
+	if raw == nil {
+		return len(dark) > 0
+	}
+	_, term, _ := b.view.Coordinator(own)
+	return h.Author != self || h.Term != term || !slices.Equal(h.Dark, dark)
 }
 
 // Lost reports whether those who speak for our region have lost sight of another.

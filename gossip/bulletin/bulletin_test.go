@@ -275,6 +275,54 @@ func TestAHorizonIsTheOwnRegionsOnly(t *testing.T) {
 	}
 }
 
+// Regression: a coordinator had said that another region was out of sight, its successor that it was not, and then it coordinated again and took
+// the successor's word for told; those who had not heard the successor in time never heard it.
+func TestAHorizonIsItsSpeakersInThePresentTerm(t *testing.T) {
+	s, first, second := east(), keys()[0].ID(), keys()[1].ID()
+	board := NewBoard()
+	board.Turn(s.view())
+	west := []Dark{DarkOf("west")}
+	take := func(by int, term, number uint64, dark []Dark) error {
+		h := Horizon{Mark: Mark{Region: "east", Term: term, Number: number}, Dark: dark}
+		raw, err := h.Sign(mesh, keys()[by])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return board.TakeHorizon(raw, "east")
+	}
+	turn := func(coordinator int, term uint64) {
+		s.version++
+		s.coordinator["east"], s.term["east"] = coordinator, term
+		board.Turn(s.view())
+	}
+	check := func(when string, of identity.NodeID, lost bool, dark []Dark, untold bool) {
+		t.Helper()
+		if board.OutOfSight("east", of, "west") != lost || board.Untold("east", of, dark) != untold {
+			t.Errorf("%s: out of sight %v, untold %v; want %v, %v", when, !lost, !untold, lost, untold)
+		}
+	}
+	check("nothing lost, nothing told", first, false, nil, false)
+	check("lost, not told", first, false, west, true)
+	if err := take(0, 5, 1, west); err != nil {
+		t.Fatal(err)
+	}
+	check("told", first, true, west, false)
+	check("seen again", first, true, nil, true)
+
+	turn(1, 6)
+	check("another speaks", second, false, west, true)
+	if err := take(1, 7, 3, west); !errors.Is(err, ErrAhead) {
+		t.Errorf("of a newer term: %v", err)
+	}
+	if err := take(1, 7, 2, nil); !errors.Is(err, ErrAhead) {
+		t.Errorf("of a newer term, and older: %v", err)
+	}
+	turn(1, 7)
+	check("what was ahead has come", second, true, west, false)
+	turn(0, 8)
+	check("the first speaks again, and who heard it in its first term alone", first, false, nil, true)
+}
+
 func TestTheLargestBulletinFits(t *testing.T) {
 	half := make([]bool, MembersMax)
 	for i := range half {
