@@ -34,7 +34,7 @@ type Resolver interface {
 // Failure is what went wrong with one target, or one address of it.
 type Failure struct {
 	Target string
-	// Addr is not valid when the target could not even be resolved.
+	// Addr is not valid when the target could not even be looked up.
 	Addr netip.AddrPort
 	Err  error
 }
@@ -93,20 +93,14 @@ func FirstAnswer(ctx context.Context, targets []string, contact func(context.Con
 func (b Bootstrap) FirstAnswer(ctx context.Context, targets []string, contact func(context.Context, netip.AddrPort) error) (Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := &race{
-		ctx: ctx, cancel: cancel, resolver: b.Resolver, contact: contact,
-		slots: make(chan struct{}, contactsMax), tried: map[netip.AddrPort]bool{},
-	}
-	if r.resolver == nil {
-		r.resolver = net.DefaultResolver
-	}
-	for i, target := range targets {
-		if i == TargetsMax {
-			r.fail(Failure{Target: target, Err: fmt.Errorf("left out with all after it, at most %d targets are tried", TargetsMax)})
-			break
+	r := &race{ctx: ctx, cancel: cancel, contact: contact, slots: make(chan struct{}, contactsMax)}
+	b.Resolve(ctx, targets, func(f Failure) {
+		if f.Err != nil {
+			r.fail(f)
+			return
 		}
-		r.tasks.Go(func() { r.target(target) })
-	}
+		r.tasks.Go(func() { r.try(f.Target, f.Addr) })
+	})
 	r.tasks.Wait()
 	if r.winner == nil {
 		return Answer{}, &NoAnswerError{Failures: r.failures}
@@ -114,17 +108,52 @@ func (b Bootstrap) FirstAnswer(ctx context.Context, targets []string, contact fu
 	return *r.winner, nil
 }
 
+// Resolve looks targets up side by side and calls each for every address as soon as it is known, once for each address, with a nil Err; and for a
+// target that has none with the reason. Calls come one at a time, from several goroutines. It returns when all have been looked up: a resolver that
+// does not answer holds up its own names and nobody else.
+func (b Bootstrap) Resolve(ctx context.Context, targets []string, each func(Failure)) {
+	if b.Resolver == nil {
+		b.Resolver = net.DefaultResolver
+	}
+	var mu sync.Mutex // guards each and told
+	told := map[netip.AddrPort]bool{}
+	tell := func(f Failure) {
+		mu.Lock()
+		defer mu.Unlock()
+		if f.Err == nil && told[f.Addr] {
+			return
+		}
+		told[f.Addr] = true
+		each(f)
+	}
+	var lookups sync.WaitGroup
+	defer lookups.Wait()
+	for i, target := range targets {
+		if i == TargetsMax {
+			tell(Failure{Target: target, Err: fmt.Errorf("left out with all after it, at most %d targets are tried", TargetsMax)})
+			break
+		}
+		lookups.Go(func() {
+			addrs, err := b.resolve(ctx, target)
+			if err != nil {
+				tell(Failure{Target: target, Err: err})
+			}
+			for _, a := range addrs {
+				tell(Failure{Target: target, Addr: a})
+			}
+		})
+	}
+}
+
 // race is one call of FirstAnswer.
 type race struct {
-	ctx      context.Context
-	cancel   context.CancelFunc
-	resolver Resolver
-	contact  func(context.Context, netip.AddrPort) error
-	slots    chan struct{}
-	tasks    sync.WaitGroup
+	ctx     context.Context
+	cancel  context.CancelFunc
+	contact func(context.Context, netip.AddrPort) error
+	slots   chan struct{}
+	tasks   sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
-	tried    map[netip.AddrPort]bool
 	failures []Failure
 	winner   *Answer
 }
@@ -134,24 +163,6 @@ func (r *race) fail(f Failure) {
 	defer r.mu.Unlock()
 	if r.winner == nil {
 		r.failures = append(r.failures, f)
-	}
-}
-
-// target resolves one target and tries its addresses.
-func (r *race) target(target string) {
-	addrs, err := r.resolve(target)
-	if err != nil {
-		r.fail(Failure{Target: target, Err: err})
-		return
-	}
-	for _, addr := range addrs {
-		r.mu.Lock()
-		again := r.tried[addr]
-		r.tried[addr] = true
-		r.mu.Unlock()
-		if !again {
-			r.tasks.Go(func() { r.try(target, addr) })
-		}
 	}
 }
 
@@ -177,7 +188,7 @@ func (r *race) try(target string, addr netip.AddrPort) {
 }
 
 // resolve returns the addresses of a target.
-func (r *race) resolve(target string) ([]netip.AddrPort, error) {
+func (b Bootstrap) resolve(ctx context.Context, target string) ([]netip.AddrPort, error) {
 	host, portText, err := net.SplitHostPort(target)
 	if err != nil {
 		return nil, fmt.Errorf("not of the form host:port: %w", err)
@@ -189,9 +200,9 @@ func (r *race) resolve(target string) ([]netip.AddrPort, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.AddrPort{netip.AddrPortFrom(addr.Unmap(), uint16(port))}, nil
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, lookupTime)
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
-	addrs, err := r.resolver.LookupNetIP(ctx, "ip", host)
+	addrs, err := b.Resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return nil, fmt.Errorf("cannot resolve the name: %w", err)
 	}

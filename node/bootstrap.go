@@ -2,15 +2,19 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
-	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/crypto/invitation"
+	"github.com/phantommesh/phantommesh/discovery"
 	"github.com/phantommesh/phantommesh/peer"
 	"github.com/phantommesh/phantommesh/underlay"
 )
@@ -18,62 +22,92 @@ import (
 // What --bootstrap does: its addresses are tried when a node joins, beside those of the token, and by a member for as long as it reaches
 // nobody, beside those of its address book. Whoever answers there proves in the usual ways who it is.
 const (
-	// resolveMax bounds looking the names up: a resolver that does not answer must not hold up a join.
-	resolveMax = 3 * time.Second
-	// bootstrapMax bounds the addresses that are tried, of all names together.
-	bootstrapMax = 8
+	// introductionsMax bounds the addresses of --bootstrap that are tried when a node joins or seeks, of all names together: a path check each,
+	// side by side.
+	introductionsMax = 32
+	// lanMembersMax is the same for beacons, which anybody in the LAN can send.
+	lanMembersMax = 8
 	// bootstrapAgain is the time between two rounds of a member that reaches nobody.
 	bootstrapAgain = 15 * time.Second
 )
 
-// bootstrap are the addresses of the settings' bootstrap hosts; a name that does not resolve is logged and left out.
-func (n *Node) bootstrap(ctx context.Context) []netip.AddrPort {
-	ctx, cancel := context.WithTimeout(ctx, resolveMax)
-	defer cancel()
-	var out []netip.AddrPort
-	for _, hostPort := range n.cfg.Settings.Bootstrap {
-		host, service, err := net.SplitHostPort(hostPort)
-		if err != nil {
-			continue // the settings were checked
-		}
-		port, err := strconv.ParseUint(service, 10, 16)
-		if err != nil {
-			continue
-		}
-		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		if err != nil {
-			n.log.Warn("bootstrap host not found", "addr", hostPort, "err", err)
-		}
-		for _, a := range addrs {
-			if to := netip.AddrPortFrom(a.Unmap(), uint16(port)); len(out) < bootstrapMax && !slices.Contains(out, to) {
-				out = append(out, to)
-			}
-		}
-	}
-	return out
-}
+// Where an introduction comes from, for people.
+const (
+	fromToken = "the token"
+	fromLAN   = "the LAN"
+)
 
 // introduction is one address at which to ask to be enrolled. A zero member: whoever is there.
 type introduction struct {
 	member identity.NodeID
 	addr   netip.AddrPort
+	from   string // fromToken, fromLAN, or the --bootstrap HOST:PORT
 }
 
-// introductions are where to join: the token's members, then the bootstrap addresses that are not among them.
-func (n *Node) introductions(ctx context.Context, token invitation.Token) []introduction {
-	var out []introduction
-	var known []netip.AddrPort
+// String is how a person recognises it.
+func (i introduction) String() string {
+	switch {
+	case i.from == fromToken:
+		return fmt.Sprintf("%s (%s)", i.addr, i.member.Short())
+	case i.from == fromLAN:
+		return fmt.Sprintf("%s (on the LAN)", i.addr)
+	case i.addr.IsValid() && i.from != i.addr.String():
+		return fmt.Sprintf("%s (%s)", i.from, i.addr)
+	}
+	return i.from
+}
+
+// introductions are what the token itself says.
+func introductions(token invitation.Token) (out []introduction) {
 	for _, m := range token.Members {
 		for _, a := range m.Addresses {
-			out, known = append(out, introduction{m.ID, a}), append(known, a)
-		}
-	}
-	for _, a := range n.bootstrap(ctx) {
-		if !slices.Contains(known, a) {
-			out = append(out, introduction{addr: a})
+			out = append(out, introduction{m.ID, a, fromToken})
 		}
 	}
 	return out
+}
+
+// eachBootstrap calls found for every address of the settings' bootstrap hosts as soon as it is known, lost for a host that has none. Calls come one
+// at a time; it returns when all are looked up.
+func (n *Node) eachBootstrap(ctx context.Context, found func(introduction), lost func(introduction, error)) {
+	count := 0
+	discovery.Bootstrap{Resolver: n.cfg.Resolver}.Resolve(ctx, n.cfg.Settings.Bootstrap, func(f discovery.Failure) {
+		at := introduction{addr: f.Addr, from: f.Target}
+		if count++; f.Err == nil && count > introductionsMax {
+			f.Err = fmt.Errorf("left out, at most %d addresses are tried", introductionsMax)
+		}
+		if f.Err == nil {
+			found(at)
+			return
+		}
+		if ctx.Err() == nil {
+			n.log.Warn("bootstrap host left out", "addr", f.Target, "err", f.Err)
+		}
+		lost(at, f.Err)
+	})
+}
+
+// whyNoContact says in a few words why nobody was met at an address.
+func whyNoContact(err error) string {
+	var dns *net.DNSError
+	var tcp *net.OpError
+	switch {
+	case errors.As(err, &dns) && dns.IsTimeout:
+		return "the name server does not answer"
+	case errors.As(err, &dns):
+		return "the name has no address: " + dns.Err
+	case errors.Is(err, underlay.ErrNoCandidates):
+		return "this machine's own address, or none that a node can have"
+	case errors.As(err, &tcp) && tcp.Op == "dial" && tcp.Err != nil && !tcp.Timeout():
+		var errno syscall.Errno
+		if errors.As(tcp.Err, &errno) {
+			return "no answer to UDP; TCP: " + errno.Error()
+		}
+		return "no answer"
+	case errors.Is(err, underlay.ErrUnreachable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, os.ErrDeadlineExceeded):
+		return "no answer"
+	}
+	return showable(err.Error())
 }
 
 // seekBootstrap tries the bootstrap addresses, and those of the LAN that show our mesh's fingerprint, side by side for as long as no member is
@@ -87,15 +121,10 @@ func (m *membership) seekBootstrap() {
 		state := m.group.State()
 		if state.ActiveMembers() > 1 && !m.anybodyAlive() {
 			var contacts sync.WaitGroup
-			try := func(addrs []netip.AddrPort) {
-				for _, addr := range addrs {
-					contacts.Go(func() { m.contactBootstrap(addr) })
-				}
-			}
-			try(n.bootstrap(m.ctx))
-			if n.lan != nil {
-				n.lan.Search(m.ctx, lanJoinWait, lanJoinWait, nil)
-				try(n.lanMembers(state.Mesh.ID))
+			try := func(i introduction) { contacts.Go(func() { m.contactBootstrap(i.addr) }) }
+			contacts.Go(func() { n.eachBootstrap(m.ctx, try, func(introduction, error) {}) })
+			for _, i := range n.lanIntroductions(m.ctx, state.Mesh.ID, nil) {
+				try(i)
 			}
 			contacts.Wait()
 		}

@@ -94,7 +94,16 @@ func changedNode(t *testing.T, host *underlaytest.Host, state string, i int, log
 	if change != nil {
 		change(&s)
 	}
-	n, err := node.New(node.Config{
+	n, err := node.New(bubbleConfig(s, host, log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// bubbleConfig is what a node in a bubble is made of.
+func bubbleConfig(s config.Settings, host *underlaytest.Host, log *slog.Logger) node.Config {
+	return node.Config{
 		Settings: s, Bind: host, NoSync: true, Log: log,
 		OpenInterface: func(spec node.InterfaceSpec) (dataplane.Interface, error) {
 			return dataplane.OpenPipe(spec.Addresses, spec.MTU), nil
@@ -104,11 +113,7 @@ func changedNode(t *testing.T, host *underlaytest.Host, state string, i int, log
 			defer keptPeers.Unlock()
 			keptPeers.all = append(keptPeers.all, p)
 		},
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	return n
 }
 
 // bubbleMesh is a mesh of which nodes stop and come back, at other places too. It belongs to the test's goroutine.

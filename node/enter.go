@@ -29,6 +29,11 @@ func (n *Node) Enter(ctx context.Context, e localapi.Entry) error {
 	if e.IsZero() {
 		return nil
 	}
+	if e.Within > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, e.Within)
+		defer cancel()
+	}
 	if err := n.awaitReady(ctx); err != nil {
 		return failed("cannot enter a mesh", err)
 	}
@@ -164,10 +169,10 @@ func (n *Node) join(ctx context.Context, text string) error {
 	return n.enterWith(m, group, what)
 }
 
-// attempt is what came of asking one address of one member.
+// attempt is what came of asking one address of one member. member is who was there, as far as is known.
 type attempt struct {
+	introduction
 	member identity.NodeID
-	addr   netip.AddrPort
 	answer coordinator.Answer
 	err    error
 }
@@ -176,62 +181,114 @@ type attempt struct {
 // or of none. A member that is there answers in a second.
 const refusalGrace = 5 * time.Second
 
-// enrol asks all members of the token at all their addresses side by side, and whoever is at a bootstrap address. The first that lets us in wins. A
-// member that could not decide (no quorum in its reach) or was not reached leaves it to the others; what a member refuses that the token names is
-// the mesh's word, and final.
+// enrol asks all members of the token at all their addresses side by side, whoever is at a bootstrap address, and the mesh's members in the LAN,
+// each as soon as it is known where they are. The first that lets us in wins. A member that could not decide (no quorum in its reach) or was not
+// reached leaves it to the others; what a member refuses that the token names is the mesh's word, and final.
 func (n *Node) enrol(ctx context.Context, token invitation.Token) (coordinator.Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	at := n.introductions(ctx, token)
-	results := make(chan attempt, len(at)+bootstrapMax)
-	// The LAN is searched meanwhile: it may know a member where the token's are all gone.
-	more := make(chan []introduction, 1)
-	go func() { more <- n.lanIntroductions(ctx, token.Mesh, at) }()
-	// One request at a time: two that race would both be admitted, as the same node, but the second for nothing. A channel, as who waits for
-	// its turn must hear when it is no longer wanted.
-	asking := make(chan struct{}, 1)
-	open := 0
-	begin := func(at []introduction) {
-		open += len(at)
-		for _, i := range at {
-			go func() {
-				a := attempt{member: i.member, addr: i.addr}
-				a.answer, a.err = n.enrolAt(ctx, token, &a, asking)
-				results <- a
-			}()
-		}
+	q := &enquiry{node: n, ctx: ctx, token: token, results: make(chan attempt), leads: make(chan introduction), asking: make(chan struct{}, 1),
+		open: map[introduction]bool{}}
+	for _, i := range introductions(token) {
+		q.ask(i)
 	}
-	begin(at)
-	var failures []attempt
+	q.searches = 2
+	searched := make(chan struct{}, q.searches)
+	go func() {
+		n.eachBootstrap(ctx, q.lead, func(i introduction, err error) { q.end(attempt{introduction: i, err: err}) })
+		searched <- struct{}{}
+	}()
+	go func() {
+		for _, i := range n.lanIntroductions(ctx, token.Mesh, introductions(token)) {
+			q.lead(i)
+		}
+		searched <- struct{}{}
+	}()
+	return q.run(searched)
+}
+
+// enquiry is one call of enrol: who is asked, and what came of it.
+type enquiry struct {
+	node    *Node
+	ctx     context.Context
+	token   invitation.Token
+	results chan attempt
+	leads   chan introduction
+	// asking has one request at a time made: two that race would both be admitted, as the same node, but the second for nothing. A channel, as who
+	// waits for its turn must hear when it is no longer wanted.
+	asking chan struct{}
+
+	// run's.
+	searches int // that may still bring leads
+	open     map[introduction]bool
+	failures []attempt
+}
+
+// ask begins an attempt.
+func (q *enquiry) ask(i introduction) {
+	q.open[i] = true
+	go func() {
+		a := attempt{introduction: i, member: i.member}
+		a.answer, a.err = q.node.enrolAt(q.ctx, q.token, &a, q.asking)
+		q.end(a)
+	}()
+}
+
+func (q *enquiry) end(a attempt) {
+	select {
+	case q.results <- a:
+	case <-q.ctx.Done():
+	}
+}
+
+func (q *enquiry) lead(i introduction) {
+	select {
+	case q.leads <- i:
+	case <-q.ctx.Done():
+	}
+}
+
+// run follows the attempts until one succeeds, all have failed, or the time is over.
+func (q *enquiry) run(searched <-chan struct{}) (coordinator.Answer, error) {
 	var enough <-chan time.Time
-	for more != nil || open > 0 {
-		var a attempt
+	for q.searches > 0 || len(q.open) > 0 {
 		select {
 		case <-enough:
-			return coordinator.Answer{}, joinFailure(failures)
-		case found := <-more:
-			begin(found)
-			more = nil
-			continue
-		case a = <-results:
-			open--
-		}
-		if a.err == nil {
-			n.rememberIntroducers(token, a)
-			return a.answer, nil
-		}
-		n.log.Debug("not enrolled", "peer", a.member.Short(), "addr", a.addr.String(), "err", a.err)
-		failures = append(failures, a)
-		var refused *coordinator.Refused
-		switch {
-		case !errors.As(a.err, &refused):
-		case slices.ContainsFunc(token.Members, func(m invitation.Member) bool { return m.ID == a.member }):
-			return coordinator.Answer{}, joinFailure(failures)
-		case enough == nil:
-			enough = time.After(refusalGrace)
+			return coordinator.Answer{}, q.failure()
+		case <-q.ctx.Done():
+			return coordinator.Answer{}, q.failure()
+		case <-searched:
+			q.searches--
+		case i := <-q.leads:
+			q.ask(i)
+		case a := <-q.results:
+			delete(q.open, a.introduction)
+			if a.err == nil {
+				q.node.rememberIntroducers(q.token, a)
+				return a.answer, nil
+			}
+			q.node.log.Debug("not enrolled", "peer", a.member.Short(), "addr", a.addr.String(), "err", a.err)
+			q.failures = append(q.failures, a)
+			var refused *coordinator.Refused
+			switch {
+			case !errors.As(a.err, &refused):
+			case slices.ContainsFunc(q.token.Members, func(m invitation.Member) bool { return m.ID == a.member }):
+				return coordinator.Answer{}, q.failure()
+			case enough == nil:
+				enough = time.After(refusalGrace)
+			}
 		}
 	}
-	return coordinator.Answer{}, joinFailure(failures)
+	return coordinator.Answer{}, q.failure()
+}
+
+// failure explains what came of all attempts; those that are under way have had no answer.
+func (q *enquiry) failure() error {
+	all := slices.Clone(q.failures)
+	for i := range q.open {
+		all = append(all, attempt{introduction: i, member: i.member, err: context.DeadlineExceeded})
+	}
+	return joinFailure(all, q.node.lan != nil)
 }
 
 // rememberIntroducers keeps where the token's members are, and who let us in, at once: a node that is killed a moment after it was admitted must
@@ -301,7 +358,7 @@ func (n *Node) openEnrol(ctx context.Context, to underlay.Addr, member identity.
 }
 
 // joinFailure explains to the joiner what came of all attempts: a refusal first, then what a reachable member said, then who was not reached.
-func joinFailure(failures []attempt) error {
+func joinFailure(failures []attempt, lan bool) error {
 	const what = "cannot join the mesh"
 	var refused *coordinator.Refused
 	var silent []string
@@ -312,24 +369,22 @@ func joinFailure(failures []attempt) error {
 		case errors.Is(a.err, coordinator.ErrNoQuorum):
 			return localapi.Fail(localapi.Failed, what, a.err, "try again once most coordinators are back; the token stays good until it expires")
 		}
-		who := a.member.Short()
-		if a.member.IsZero() {
-			who = "--bootstrap or LAN"
-		}
-		silent = append(silent, fmt.Sprintf("%s (%s): %v", who, a.addr, brief(a.err)))
+		silent = append(silent, a.introduction.String()+": "+whyNoContact(a.err))
 	}
+	slices.Sort(silent)
 	if len(silent) == 0 {
 		silent = []string{"the token names no address"}
 	}
-	return localapi.Fail(localapi.TimedOut, what, fmt.Errorf("%w: %s", errUnreachable, strings.Join(silent, "; ")),
-		"check that this machine can send UDP to one of these addresses and that phantom runs there, or ask for a new invitation")
-}
-
-func brief(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return errors.New("no answer")
+	if !slices.ContainsFunc(failures, func(a attempt) bool { return a.from == fromLAN }) {
+		if lan {
+			silent = append(silent, "on the LAN: no beacon of this mesh")
+		} else {
+			silent = append(silent, "on the LAN: not searched")
+		}
 	}
-	return err
+	return localapi.Fail(localapi.TimedOut, what, fmt.Errorf("%w: %s", errUnreachable, strings.Join(silent, "; ")),
+		"check that phantom runs at one of these and that UDP gets through. If all of them have moved or are gone, any member of the mesh lets this machine in: "+
+			"join again with --bootstrap HOST:PORT of one, or in the LAN of one; or ask for a new invitation")
 }
 
 func refusalNext(r *coordinator.Refused) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
@@ -45,10 +46,20 @@ func (n *Node) announceStage(s discovery.Stage) {
 	}
 }
 
-// foundMesh is a mesh of the LAN, as beacons say.
+// foundMesh is a mesh to be asked: one of the LAN, as beacons say, or whichever is at the hosts that --bootstrap names.
 type foundMesh struct {
 	name, fingerprint string
 	addrs             []netip.AddrPort
+	hosts             []string
+}
+
+// String says where it is asked.
+func (f foundMesh) String() string {
+	at := slices.Clone(f.hosts)
+	for _, a := range f.addrs {
+		at = append(at, a.String())
+	}
+	return strings.Join(at, ", ")
 }
 
 // meshesOf puts the members of each mesh together. wanted is a name or a fingerprint; empty: any.
@@ -100,7 +111,7 @@ func (n *Node) lanMembers(mesh identity.MeshID) []netip.AddrPort {
 	for _, f := range meshesOf(n.lan.Neighbours(), mesh.Short()) {
 		out = append(out, f.addrs...)
 	}
-	return out[:min(len(out), bootstrapMax)]
+	return out[:min(len(out), lanMembersMax)]
 }
 
 // lanJoinWait is how long the LAN is searched for members of a token's mesh; the token's own addresses are tried meanwhile.
@@ -114,7 +125,7 @@ func (n *Node) lanIntroductions(ctx context.Context, mesh identity.MeshID, known
 	n.lan.Search(ctx, lanJoinWait, lanJoinWait, nil)
 	for _, a := range n.lanMembers(mesh) {
 		if !slices.ContainsFunc(known, func(i introduction) bool { return i.addr == a }) {
-			out = append(out, introduction{addr: a})
+			out = append(out, introduction{addr: a, from: fromLAN})
 		}
 	}
 	return out

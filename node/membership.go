@@ -162,6 +162,7 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 			return err
 		}
 	}
+	m.awaitCompany()
 	n.online.Store(m)
 	n.phase.Store(localapi.StateOnline)
 	n.log.Info("online", "mesh", state.Mesh.Name, "peer", n.ID().Short(), "addresses", self.Certificate.Addresses(), "port", n.socket.Port())
@@ -222,8 +223,22 @@ func (m *membership) awaitLeader(state *coordinator.State) {
 	}
 }
 
-// leaderLook is the time between two looks of awaitLeader.
+// leaderLook is the time between two looks of awaitLeader and awaitCompany.
 const leaderLook = 10 * time.Millisecond
+
+// companyWait bounds how long a node waits for a first word of gossip, which takes some 50 ms in a LAN and two round trips elsewhere.
+const companyWait = 500 * time.Millisecond
+
+// awaitCompany returns when somebody else is heard: what phantom up prints, and whoever looks next, shall not find the others dead.
+func (m *membership) awaitCompany() {
+	if m.group.State().ActiveMembers() < 2 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, companyWait)
+	defer cancel()
+	for !m.anybodyAlive() && sleep(ctx, leaderLook) {
+	}
+}
 
 // openProxies opens what programs of this host use instead of a device. A port that was asked for must be free; the default may move.
 func (m *membership) openProxies(s config.Settings) (err error) {

@@ -44,6 +44,8 @@ type Config struct {
 	Mapper func(port uint16, changed <-chan struct{}) reach.Mapper
 	// Multicast is the LAN for beacons; nil: the host's own, unless Bind is given.
 	Multicast discovery.Multicast
+	// Resolver looks up the names of --bootstrap; nil: the host's own.
+	Resolver discovery.Resolver
 	// NetworkChanges is signalled when the network that Bind stands for has changed. With Bind given, this machine's own is not watched.
 	NetworkChanges <-chan struct{}
 	// OnPeer is told of every WireGuard peer that is made, see dataplane.Config; NoSync leaves out fsync of the replicated log. Both are for

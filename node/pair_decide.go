@@ -28,9 +28,8 @@ const (
 	pendingAtOnce = 64
 	pendingMax    = 512 << 10 // bytes of an answer: petitionsMax requests of some 6 KiB
 	pairPoll      = 400 * time.Millisecond
-	// PairWindow is how long phantom pair waits unless somebody says otherwise, pairWindowMax the longest.
-	pairWindow    = 2 * time.Minute
-	pairWindowMax = time.Hour
+	// pairWindow is how long phantom pair waits unless somebody says otherwise.
+	pairWindow = 2 * time.Minute
 )
 
 // The questions of "pending".
@@ -302,8 +301,8 @@ func (n *Node) Pair(ctx context.Context, r localapi.PairRequest) (*localapi.Requ
 	if r.For == 0 {
 		r.For = pairWindow
 	}
-	if r.For < time.Second || r.For > pairWindowMax {
-		return nil, localapi.Fail(localapi.Usage, what, fmt.Errorf("a window of %s: one second to %s is possible", r.For, pairWindowMax), "")
+	if r.For < localapi.PairWindowMin || r.For > localapi.PairWindowMax {
+		return nil, localapi.Fail(localapi.Usage, what, fmt.Errorf("a window of %s: from %s to %s is possible", r.For, localapi.PairWindowMin, localapi.PairWindowMax), "")
 	}
 	m, err := n.membership("pair")
 	if err != nil {
@@ -315,7 +314,9 @@ func (n *Node) Pair(ctx context.Context, r localapi.PairRequest) (*localapi.Requ
 	n.log.Info("pairing window opened", "for", r.For)
 	for {
 		// Only what came after the window opened: a request that was there before is approved by its code.
-		fresh := slices.DeleteFunc(m.gather(ctx), func(h held) bool {
+		waiting := m.gather(ctx)
+		all := len(waiting)
+		fresh := slices.DeleteFunc(waiting, func(h held) bool {
 			return !h.LAN || time.Duration(h.AgeMillis)*time.Millisecond >= time.Since(opened)
 		})
 		if len(fresh) > 1 {
@@ -334,6 +335,10 @@ func (n *Node) Pair(ctx context.Context, r localapi.PairRequest) (*localapi.Requ
 		case <-n.stop:
 			return nil, localapi.Fail(localapi.Failed, what, errors.New("the node is stopping"), "")
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) && all > 0 {
+				return nil, localapi.Fail(localapi.TimedOut, "nobody was let in", fmt.Errorf("the window is closed; %s before it opened, or not from the LAN",
+					countOf(all, "machine asked", "machines asked")), "phantom requests lists them; phantom approve CODE lets one in")
+			}
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return nil, localapi.Fail(localapi.TimedOut, "nobody asked to join", errors.New("the window is closed"),
 					"open it again, then run phantom up on the new machine; or phantom invite")

@@ -20,12 +20,6 @@ import (
 )
 
 const (
-	// searchTime is how long phantom up listens for a mesh in the LAN, and searchLeast how long if it hears one: the second question is
-	// put after 300 ms and answered within 120, so that several meshes are seen as several even where a packet is lost.
-	searchTime  = 1500 * time.Millisecond
-	searchLeast = 600 * time.Millisecond
-	// rivalWait is how long it waits for another machine that is about to found one: that machine's own search, and the founding on a slow one.
-	rivalWait = 8 * time.Second
 	// pairAgain is the pause before the mesh is asked anew after the member that held the request went away.
 	pairAgain = 2 * time.Second
 	// pairPatience is for how long it is asked in vain before this machine gives up.
@@ -58,6 +52,15 @@ func (a *application) shown() *localapi.Pending {
 	return a.pending
 }
 
+// askedFor reports whether it is this mesh, by name or fingerprint, that was asked; any, if none is named.
+func (a *application) askedFor(mesh string) bool {
+	if mesh == "" || mesh == a.wanted.name || mesh == a.wanted.fingerprint {
+		return true
+	}
+	p := a.shown() // with --bootstrap, who was asked says which mesh it is of
+	return p != nil && (mesh == p.Mesh.Name || strings.HasPrefix(p.Mesh.ID, mesh))
+}
+
 // untilStop ends a context with the node.
 func (n *Node) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -69,93 +72,6 @@ func (n *Node) untilStop(ctx context.Context) (context.Context, context.CancelFu
 		}
 	}()
 	return ctx, cancel
-}
-
-// findMesh looks for a mesh and applies to it, or founds one where there is none. The caller holds n.entering. With an application it is that which
-// the caller has to wait for.
-func (n *Node) findMesh(ctx context.Context, wanted string) (*application, error) {
-	if a := n.applying.Load(); a != nil {
-		select {
-		case <-a.done:
-		default:
-			return a, nil // asked before; the command comes again to hear of it
-		}
-	}
-	ctx, cancel := n.untilStop(ctx)
-	defer cancel()
-	if addrs := n.bootstrap(ctx); len(addrs) > 0 {
-		return n.apply(foundMesh{name: wanted, addrs: addrs}), nil
-	}
-	if len(n.cfg.Settings.Bootstrap) > 0 {
-		return nil, localapi.Fail(localapi.Failed, "cannot ask to join", fmt.Errorf("no address of %s", strings.Join(n.cfg.Settings.Bootstrap, ", ")),
-			"check --bootstrap and this machine's name resolution")
-	}
-	if n.lan == nil {
-		if wanted != "" {
-			return nil, localapi.Fail(localapi.Failed, "cannot find the mesh "+wanted, errors.New("this node does not look at the LAN"),
-				"start it without --no-lan, name a member with --bootstrap HOST:PORT, or join with an invitation")
-		}
-		return nil, n.found("home")
-	}
-	mesh, err := n.searchLAN(ctx, wanted)
-	if err != nil {
-		n.lan.Silence()
-		return nil, err
-	}
-	if mesh != nil {
-		n.lan.Silence()
-		return n.apply(*mesh), nil
-	}
-	n.announceStage(discovery.StageFounding)
-	if err := n.found("home"); err != nil {
-		n.lan.Silence()
-		return nil, err
-	}
-	return nil, nil
-}
-
-// searchLAN returns the mesh to ask, or nil if this machine is to found one.
-func (n *Node) searchLAN(ctx context.Context, wanted string) (*foundMesh, error) {
-	n.announceStage(discovery.StageSeeking)
-	patience := time.NewTimer(searchTime + rivalWait)
-	defer patience.Stop()
-	neighbours := n.lan.Search(ctx, searchLeast, searchTime, func(x []discovery.Neighbour) bool { return len(meshesOf(x, wanted)) > 0 })
-	for {
-		changed := n.lan.Changed()
-		if err := ctx.Err(); err != nil {
-			return nil, failed("cannot find a mesh", err)
-		}
-		switch meshes := meshesOf(neighbours, wanted); {
-		case len(meshes) == 1:
-			return &meshes[0], nil
-		case len(meshes) > 1:
-			return nil, severalMeshes(meshes)
-		}
-		if wanted != "" {
-			return nil, localapi.Fail(localapi.Failed, "cannot find the mesh "+wanted, fmt.Errorf("no beacon of it was heard in %s", searchTime),
-				"check that a member in this LAN runs without --no-lan, name one with --bootstrap HOST:PORT, or join with an invitation")
-		}
-		if !rival(neighbours, n.lan.Label()) {
-			return nil, nil
-		}
-		select {
-		case <-changed:
-		case <-patience.C:
-			n.log.Warn("another machine of the LAN wanted to found a mesh and did not; founding one here")
-			return nil, nil
-		case <-ctx.Done():
-		}
-		neighbours = n.lan.Neighbours()
-	}
-}
-
-func severalMeshes(meshes []foundMesh) error {
-	f := &localapi.Failure{Class: localapi.Usage, What: "there are several meshes on the LAN", Why: "say which one this machine shall join",
-		Next: "phantom up --mesh NAME (or the eight characters behind it), or --new NAME to found another"}
-	for _, m := range meshes {
-		f.Candidates = append(f.Candidates, m.name+" "+m.fingerprint)
-	}
-	return f
 }
 
 // apply begins to ask a mesh. The caller holds n.entering.
@@ -198,7 +114,7 @@ func (a *application) await(ctx context.Context) error {
 			return localapi.Fail(localapi.TimedOut, "nobody has approved this machine yet", fmt.Errorf("its code is %s", p.Code),
 				"phantom approve "+p.Code+" on a member; this node goes on waiting")
 		}
-		return failed("cannot ask to join", ctx.Err())
+		return localapi.Fail(localapi.TimedOut, "cannot ask to join", fmt.Errorf("nobody has answered yet: %s", a.wanted), "phantom up again goes on waiting")
 	}
 }
 
@@ -222,7 +138,7 @@ func (n *Node) pursue(ctx context.Context, a *application) error {
 		case ctx.Err() != nil:
 			return localapi.Fail(localapi.Failed, "not joined", errors.New("the request was taken back"), "")
 		case time.Since(lastHeld) > pairPatience, !held && errors.Is(err, discovery.ErrNoAnswer): // where nobody answers at all, asking again is for a person to decide
-			return localapi.Fail(localapi.TimedOut, "cannot ask to join", err, "check that a member can be reached from this machine by UDP, or join with an invitation")
+			return unasked(a.wanted, err)
 		}
 		n.log.Debug("asking the mesh again", "err", err)
 		if !sleep(ctx, pauseBetweenCodes(codes)) {
@@ -252,11 +168,7 @@ func (n *Node) petition(ctx context.Context, wanted foundMesh) (*sent, error) {
 	asking := make(chan struct{}, 1) // two requests would show two codes; a channel, as who waits must hear when it is no longer wanted
 	var held *sent
 	var final *localapi.Failure
-	targets := make([]string, len(wanted.addrs))
-	for i, a := range wanted.addrs {
-		targets[i] = a.String()
-	}
-	_, err := discovery.FirstAnswer(ctx, targets, func(ctx context.Context, addr netip.AddrPort) error {
+	_, err := discovery.Bootstrap{Resolver: n.cfg.Resolver}.FirstAnswer(ctx, n.targets(wanted), func(ctx context.Context, addr netip.AddrPort) error {
 		to, err := n.socket.Contact(ctx, addr)
 		if err != nil {
 			return err
@@ -316,7 +228,7 @@ func (n *Node) ask(ctx context.Context, s *control.Stream, wanted foundMesh) (*s
 		return nil, localapi.Fail(localapi.Refused, "cannot ask to join", errors.New(offer.Refusal), "")
 	}
 	if wanted.fingerprint != "" && offer.Mesh.Short() != wanted.fingerprint || wanted.name != "" && wanted.name != offer.Name && wanted.name != offer.Mesh.Short() {
-		return nil, fmt.Errorf("at this address is the mesh %s (%s)", offer.Name, offer.Mesh.Short())
+		return nil, otherMesh{showable(offer.Name), offer.Mesh.Short()}
 	}
 	settings := n.cfg.Settings
 	request, err := invitation.SignRequest(n.key, invitation.Request{Mesh: offer.Mesh, Name: settings.Name, Region: settings.Region, Time: n.cfg.Now()})

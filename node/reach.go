@@ -2,11 +2,10 @@ package node
 
 import (
 	"context"
-	"net"
 	"net/netip"
-	"strconv"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/discovery"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/internal/netchange"
 	"github.com/phantommesh/phantommesh/nat/portmap"
@@ -131,22 +130,12 @@ func (n *Node) isOurDevice(name string) bool {
 }
 
 // resolve looks a host up, for STUN servers.
-func (n *Node) resolve(ctx context.Context, hostPort string) ([]netip.AddrPort, error) {
-	host, service, err := net.SplitHostPort(hostPort)
-	if err != nil {
-		return nil, err
-	}
-	port, err := strconv.ParseUint(service, 10, 16)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveMax)
-	defer cancel()
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	var out []netip.AddrPort
-	for _, a := range addrs {
-		out = append(out, netip.AddrPortFrom(a.Unmap(), uint16(port)))
-	}
+func (n *Node) resolve(ctx context.Context, hostPort string) (out []netip.AddrPort, err error) {
+	discovery.Bootstrap{Resolver: n.cfg.Resolver}.Resolve(ctx, []string{hostPort}, func(f discovery.Failure) {
+		if err = f.Err; err == nil {
+			out = append(out, f.Addr)
+		}
+	})
 	return out, err
 }
 

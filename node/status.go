@@ -139,6 +139,9 @@ func (n *Node) path(id identity.NodeID) localapi.Path {
 		return localapi.Path{Kind: localapi.PathNone}
 	}
 	out := localapi.Path{Kind: p.Kind.String(), RTTMs: millis(p.RTT), MTU: p.MTU, Transport: p.Transport, Via: idText(p.Via)}
+	if !p.Via.IsZero() {
+		out.ViaName = n.nameOf(p.Via)
+	}
 	if p.Endpoint.IsValid() {
 		out.Endpoint = p.Endpoint.String()
 	}

@@ -126,7 +126,11 @@ func enter(ctx context.Context, c *api.Client, r upRequest) error {
 	}
 	if s.Mesh.ID == "" {
 		stop := watchPending(ctx, c, r.pending)
-		err = c.Enter(ctx, r.entry)
+		entry := r.entry
+		if until, ok := ctx.Deadline(); ok {
+			entry.Within = within(time.Until(until))
+		}
+		err = c.Enter(ctx, entry)
 		stop()
 	} else {
 		err = c.Wait(ctx, api.WaitRequest{})
@@ -136,6 +140,10 @@ func enter(ctx context.Context, c *api.Client, r upRequest) error {
 	}
 	return err
 }
+
+// within is for how long a node shall try to enter a mesh if its answer is to be here in time: an answer takes some milliseconds, or on a busy machine
+// some hundred.
+func within(left time.Duration) time.Duration { return max(left-min(left/4, 500*time.Millisecond), 1) }
 
 // pendingLook is the time between two looks at whether a node that enters a mesh waits for somebody.
 const pendingLook = 100 * time.Millisecond

@@ -86,6 +86,9 @@ func describePath(p api.Path) string {
 		}
 		return strings.TrimSpace("direct " + p.Endpoint)
 	case localapi.PathRelay:
+		if p.ViaName != "" {
+			return "relay " + p.ViaName
+		}
 		if p.Via != "" {
 			return "relay " + shortID(p.Via)
 		}

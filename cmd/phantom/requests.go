@@ -8,6 +8,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/api"
 	"github.com/phantommesh/phantommesh/crypto/pairing"
+	"github.com/phantommesh/phantommesh/internal/localapi"
 )
 
 func (a *app) requestsVerb() *cobra.Command {
@@ -93,8 +94,8 @@ func (a *app) pairVerb() *cobra.Command {
 			"code that both show afterwards. Interrupting the command closes the window.",
 		Args: noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
-			if window <= 0 {
-				return wrongUsage("--for must be more than nothing")
+			if window <= 0 || window > localapi.PairWindowMax {
+				return wrongUsage("a window of %s: from %s to %s is possible", window, localapi.PairWindowMin, localapi.PairWindowMax)
 			}
 			c, err := a.client(cmd)
 			if err != nil {

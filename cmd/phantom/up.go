@@ -115,9 +115,25 @@ func (a *app) up(ctx context.Context, r upRequest) error {
 		err = u.start(ctx)
 	}
 	if err != nil {
-		return err
+		return u.explain(ctx, err)
 	}
 	return u.tell(ctx)
+}
+
+// explain says what a machine that was not brought up in time is at: it may be a member that keeps trying, or wait for somebody to approve it.
+func (u *bringUp) explain(ctx context.Context, err error) error {
+	f := localapi.AsFailure(err)
+	if ctx.Err() == nil && f.Class != localapi.TimedOut {
+		return err
+	}
+	member, pending := u.place()
+	switch {
+	case pending != nil:
+		return notApproved(pending)
+	case member:
+		return &localapi.Failure{Class: f.Class, What: f.What, Why: "it runs and keeps trying", Next: "see phantom status and phantom doctor"}
+	}
+	return err
 }
 
 // sameMesh refuses to bring a member of one mesh into another: that would throw its identity there away.
@@ -191,15 +207,9 @@ func (u *bringUp) startBackground(ctx context.Context) error {
 	}
 	// A member stays up and keeps trying: what is missing may come back. Who never got in goes, so that the next try starts clean.
 	// Who waits for approval goes on waiting.
-	if ctx.Err() != nil {
-		member, pending := u.place()
-		f := localapi.AsFailure(err)
-		if pending != nil {
-			return notApproved(pending)
-		}
-		if member {
-			f.Why, f.Next = "it runs and keeps trying", "see phantom status and phantom doctor"
-			return f
+	if ctx.Err() != nil || localapi.AsFailure(err).Class == localapi.TimedOut {
+		if member, pending := u.place(); member || pending != nil {
+			return err
 		}
 	}
 	b.stop()

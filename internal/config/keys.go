@@ -47,7 +47,7 @@ var Keys = []Key{
 	{Name: "region", Value: "REGION", Usage: "region of this node (default: that of the nearest members)", set: label(func(s *Settings) *string { return &s.Region })},
 	{Name: "port", Value: "N", Usage: "UDP port, 0 for any free one (default 51820)", set: setPort},
 	{Name: "listen", Value: "ADDR", Usage: "local address to bind and offer (default: all)", List: true, set: setListen},
-	{Name: "bootstrap", Value: "HOST:PORT", Usage: "member to try first", List: true, set: setBootstrap},
+	{Name: "bootstrap", Value: "HOST:PORT", Usage: "a member to ask, by name or address; several are asked at once", List: true, set: setBootstrap},
 	{Name: "no-lan", Usage: "no beacons and no search on the LAN: nothing is sent or listened for", set: toggle(func(s *Settings) *bool { return &s.NoLAN })},
 	{Name: "no-dht", Usage: "no part in the mesh's hash table: nothing is asked, stored or answered there", set: toggle(func(s *Settings) *bool { return &s.NoDHT })},
 	{Name: "no-relay", Usage: "never carry other members' packets", set: toggle(func(s *Settings) *bool { return &s.NoRelay })},
@@ -141,7 +141,12 @@ func setListen(s *Settings, v []string) error {
 	return nil
 }
 
-func setBootstrap(s *Settings, v []string) error { return setHosts(&s.Bootstrap, v) }
+func setBootstrap(s *Settings, v []string) error {
+	if err := setHosts(&s.Bootstrap, v); err != nil {
+		return fmt.Errorf("%w; a member's address is such as nas.example.org:51820, 192.0.2.7:51820 or [2001:db8::7]:51820", err)
+	}
+	return nil
+}
 
 func setSTUN(s *Settings, v []string) error { return setHosts(&s.STUN, v) }
 

@@ -11,10 +11,12 @@ type Entry struct {
 	New   string `json:"new,omitempty"`   // found a mesh of this name
 	Found bool   `json:"found,omitempty"` // look for a mesh; found one if there is none. Harmless on a member
 	Mesh  string `json:"mesh,omitempty"`  // with Found: only this mesh, by its name or the first eight characters of its ID
+	// Within is how long to try at most: who asks waits no longer, and is told what was tried. Zero: as long as it takes.
+	Within time.Duration `json:"within_ns,omitempty"`
 }
 
 // IsZero tells whether there is nothing to do.
-func (e Entry) IsZero() bool { return e == Entry{} }
+func (e Entry) IsZero() bool { return e == Entry{Within: e.Within} }
 
 // LogValue keeps the token out of logs.
 func (e Entry) LogValue() slog.Value { return slog.StringValue(e.String()) }
@@ -43,6 +45,12 @@ type Request struct {
 	At     string    `json:"at"` // node ID of the member that it asked
 	AtName string    `json:"at_name"`
 }
+
+// PairWindowMax is the longest window of phantom pair, PairWindowMin the shortest.
+const (
+	PairWindowMin = time.Second
+	PairWindowMax = time.Hour
+)
 
 // RequestList answers phantom requests.
 type RequestList struct {

@@ -112,7 +112,8 @@ type Path struct {
 	Kind     string  `json:"kind"`
 	Endpoint string  `json:"endpoint"` // host:port, of the peer or of the relay
 	Via      string  `json:"via"`      // node ID of the relay
-	RTTMs    float64 `json:"rtt_ms"`   // 0: not measured
+	ViaName  string  `json:"via_name,omitempty"`
+	RTTMs    float64 `json:"rtt_ms"` // 0: not measured
 	MTU      int     `json:"mtu"`
 	// Transport of the leg that begins here: udp or tcp. Empty: there is no path.
 	Transport string `json:"transport"`
