@@ -44,7 +44,7 @@ type (
 	SettingList     = localapi.SettingList
 	RecoverRequest  = localapi.RecoverRequest
 	Recovered       = localapi.Recovered
-	NamedNode       = localapi.NamedNode
+	LostVoter       = localapi.LostVoter
 	RenameRequest   = localapi.RenameRequest
 	Renamed         = localapi.Renamed
 	Audit           = localapi.Audit

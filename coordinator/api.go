@@ -177,6 +177,19 @@ func (g *Group) Audit(ctx context.Context) (Audit, error) {
 	return out, nil
 }
 
+// OwnAudit is this node's own copy of the audit log, as far as it has come; false on a node that keeps none.
+func (g *Group) OwnAudit() (a Audit, ok bool) {
+	r := g.current()
+	if r == nil {
+		return Audit{}, false
+	}
+	r.machine.view(func(l *Ledger) { a = l.audit.export() })
+	return a.newest(auditKept), true
+}
+
+// HoldsRoot tells whether the mesh's root key is here.
+func (g *Group) HoldsRoot() bool { return g.root != nil }
+
 // AuditWitness is what one coordinator holds of the audit chain.
 type AuditWitness struct {
 	Node  identity.NodeID

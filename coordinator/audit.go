@@ -126,6 +126,14 @@ func (a Audit) HeadAt(count uint64) ([32]byte, bool) {
 	return a.Entries[count-a.Dropped-1].Hash, true
 }
 
+// newest is the log without all but its last entries.
+func (a Audit) newest(count int) Audit {
+	if n := len(a.Entries) - count; n > 0 {
+		a.Base, a.Dropped, a.Entries = a.Entries[n-1].Hash, a.Dropped+uint64(n), a.Entries[n:]
+	}
+	return a
+}
+
 func (c *auditChain) export() Audit {
 	return Audit{Base: c.base, Dropped: c.count - uint64(len(c.entries)), Entries: slices.Clone(c.entries)}
 }

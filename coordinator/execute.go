@@ -293,9 +293,7 @@ type auditAnswer struct {
 func (g *Group) executeAudit(_ context.Context, r *replica, _ identity.NodeID, _ nothing) ([]byte, error) {
 	var a Audit
 	r.machine.view(func(l *Ledger) { a = l.audit.export() })
-	if n := len(a.Entries) - auditKept; n > 0 { // an answer holds the newest
-		a.Base, a.Dropped, a.Entries = a.Entries[n-1].Hash, a.Dropped+uint64(n), a.Entries[n:]
-	}
+	a = a.newest(auditKept)
 	out := auditAnswer{Base: a.Base, Dropped: a.Dropped, Head: a.Base}
 	for _, e := range a.Entries {
 		out.Entries, out.Head = append(out.Entries, e.form()), e.Hash

@@ -3,14 +3,15 @@ package node
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 
 	"github.com/phantommesh/phantommesh/coordinator"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/localapi"
 )
 
-// Audit gives the log of decisions as the leader has it; its hash chain was recomputed here. With verify, every coordinator is asked in which
-// hash its own copy ends: a leader that rewrote the past is contradicted by the others.
+// Audit gives the log of decisions as the leader has it; its hash chain was recomputed here. Without a quorum it is this node's own copy, if it keeps
+// one. With verify, every coordinator is asked in which hash its own copy ends: a leader that rewrote the past is contradicted by the others.
 func (n *Node) Audit(ctx context.Context, verify bool) (*localapi.Audit, error) {
 	const what = "cannot show the audit log"
 	m, err := n.membership("show the audit log")
@@ -20,10 +21,16 @@ func (n *Node) Audit(ctx context.Context, verify bool) (*localapi.Audit, error) 
 	ctx, cancel := context.WithTimeout(ctx, decideMax)
 	defer cancel()
 	chain, err := m.group.Audit(ctx)
+	own := false
+	if errors.Is(err, coordinator.ErrNoQuorum) {
+		if chain, own = m.group.OwnAudit(); own {
+			err = chain.Verify()
+		}
+	}
 	if err != nil {
 		return nil, failed(what, err)
 	}
-	out := &localapi.Audit{Dropped: chain.Dropped}
+	out := &localapi.Audit{Dropped: chain.Dropped, Own: own}
 	names := m.memberNames()
 	for _, e := range chain.Entries {
 		out.Entries = append(out.Entries, localapi.AuditEntry{

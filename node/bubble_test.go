@@ -234,3 +234,15 @@ func (b *bubbleMesh) kill(i int) {
 	b.dead = append(b.dead, b.running[i])
 	delete(b.running, i)
 }
+
+// restart runs node i again, from what it kept, and returns how it ends; nobody waits until it is online.
+func (b *bubbleMesh) restart(i int) chan error {
+	b.t.Helper()
+	host := b.network.Host(bubbleAddr(i, 0))
+	n := changedNode(b.t, host, filepath.Join(b.dir, fmt.Sprint(i)), i, slog.New(slog.NewTextHandler(b.logs[i], nil)), nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	run := &bubbleRun{node: n, host: host, stop: cancel, ended: make(chan error, 1)}
+	b.dead = append(b.dead, run)
+	go func() { run.ended <- n.Run(ctx) }()
+	return run.ended
+}

@@ -263,7 +263,8 @@ func (n *Node) Recover(ctx context.Context, r localapi.RecoverRequest) (*localap
 	}
 	out := &localapi.Recovered{Recovered: !r.Plan, Generation: int(plan.Generation), ID: n.ID().String(), Name: name(n.ID()), Whole: plan.Whole}
 	for _, id := range plan.Lost {
-		out.Lost = append(out.Lost, localapi.NamedNode{ID: id.String(), Name: name(id)})
+		e, _ := n.peers.Get(id)
+		out.Lost = append(out.Lost, localapi.LostVoter{ID: id.String(), Name: name(id), Alive: e.State == peer.Alive})
 	}
 	return out, nil
 }

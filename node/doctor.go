@@ -204,7 +204,7 @@ func (m *membership) checkPeers() localapi.Finding {
 	case accuser != "":
 		f.OK, f.Severity, f.What = false, localapi.SeverityError, accuser+" says that this node's membership was revoked"
 		f.Why = "no coordinator has confirmed it yet; until then this node keeps trying"
-		f.Next = "ask who runs the mesh; if it is so, remove the state folder and join again with a new invitation"
+		f.Next = "ask who runs the mesh; if it is so, move the state folder away and join again with a new invitation"
 	case all == 0:
 		f.What, f.Next = "this node is the only member so far", "phantom invite makes a token for the next machine"
 	case alive == 0:

@@ -11,9 +11,10 @@ import (
 
 // How a node learns that it was revoked. One that is in touch when that is decided gets the new state, or is told while its connections are
 // closed. One that was away comes back to a mesh in which nobody counts it as a member: others treat it as a stranger, and their control
-// channel refuses it with the reason. It sees no proof, only a refusal from who holds the TLS key of a member it knows. A coordinator's word
-// is enough, as coordinators revoke whom they will anyway; any other member's is shown to people and nothing else, lest one member could stop
-// all others.
+// channel refuses it with the reason. It sees no proof, only a refusal from who holds the TLS key of a member it knows. The word of one that holds
+// an issuer certificate is enough, whether it has a vote or not, as it could take the group over and revoke whom it will anyway (the one that stands by
+// has done just that, if the founder of a mesh of two is told so); any other member's is shown to people and nothing else, lest one member could
+// stop all others.
 
 // refusedBy hears from the control channel that a node has turned us away.
 func (n *Node) refusedBy(r *control.Refused, tlsKey [32]byte) {
@@ -23,8 +24,7 @@ func (n *Node) refusedBy(r *control.Refused, tlsKey [32]byte) {
 		return
 	}
 	state := m.group.State()
-	// Who votes may be hearsay; that it was made a coordinator is signed.
-	if state.Coordinators.Voter(r.Peer) && state.MaySpeakRaft(r.Peer, n.cfg.Now()) {
+	if state.MaySpeakRaft(r.Peer, n.cfg.Now()) { // who votes may be hearsay; that it was made an issuer is signed
 		n.turnedAway(state.Mesh.Name, "its coordinator "+e.Member.Name+" says so")
 		return
 	}
@@ -45,8 +45,16 @@ func (n *Node) turnedAway(mesh, why string) {
 	}
 	n.log.Error("this node's membership was revoked", "mesh", mesh, "err", why)
 	n.finish(failed("this node was cut off from "+mesh, &coordinator.Refused{
-		Code: coordinator.RefusedRevoked, Reason: "its membership was revoked (" + why + "); to join again, remove the state folder " +
-			n.folder.path + " and ask for a new invitation"}))
+		Code: coordinator.RefusedRevoked, Reason: "its membership was revoked (" + why + "); to join again, move the state folder " +
+			n.folder.path + " away and ask for a new invitation" + n.keepRoot()}))
+}
+
+// keepRoot reminds who is about to part with a state folder that the mesh's root key, if it is there, is nowhere else.
+func (n *Node) keepRoot() string {
+	if m := n.mesh.Load(); m == nil || !m.group.HoldsRoot() {
+		return ""
+	}
+	return "; keep its mesh/root.key, of which there is no other"
 }
 
 // accuser is the name of the member that says this node was revoked, empty if none does or others have taken us in since.

@@ -176,8 +176,11 @@ func (m *membership) health(state *coordinator.State, peers []localapi.Peer) loc
 		if member, ok := state.Member(o.Recovery.By); ok {
 			by = member.Certificate.Name
 		}
-		out = append(out, fmt.Sprintf("the mesh was recovered on %s while this node was away (%s); %s decided here since is void, see the log",
-			by, o.Recovery.At.Format("2006-01-02 15:04 MST"), countOf(o.Total, "entry", "entries")))
+		said := fmt.Sprintf("the mesh was recovered on %s while this node was away (%s)", by, o.Recovery.At.Format("2006-01-02 15:04 MST"))
+		if o.Total > 0 {
+			said += "; void since then: " + countOf(o.Total, "decision", "decisions") + " taken here, which the node's log lists"
+		}
+		out = append(out, said)
 	}
 	if who := m.node.accuser(); who != "" {
 		out = append(out, who+" says that this node was revoked: see phantom doctor")
@@ -263,6 +266,7 @@ func (n *Node) Coordinators(context.Context) (*localapi.CoordinatorList, error) 
 		return nil, err
 	}
 	state := m.group.State()
+	m.noteVoters(state) // a change of who votes is no change of the state
 	c := state.Coordinators
 	out := &localapi.CoordinatorList{Quorum: c.Quorum, Leader: idText(c.Leader), Term: c.Term}
 	for _, id := range c.Voters {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,8 @@ func (a *app) auditVerb() *cobra.Command {
 		Short: "who asked what, and what was decided",
 		Long: "Shows the log of the mesh's decisions, oldest first. Each entry's hash covers all before it; the chain is\n" +
 			"recomputed on this machine. --verify also asks every coordinator in which hash its own copy ends, so that\n" +
-			"one that rewrote the past is found out; the exit code is 1 then.",
+			"one that rewrote the past is found out; the exit code is 1 then. Without a quorum a coordinator, and the node that\n" +
+			"stands by, show the copy that they keep themselves.",
 		Args: noArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			if last < 0 {
@@ -49,9 +51,15 @@ func (a *app) auditVerb() *cobra.Command {
 	return a.jsonFlag(cmd)
 }
 
+// fullID finds node IDs in what an entry says, which people are shown short, as everywhere.
+var fullID = regexp.MustCompile(`\bn-[a-z2-7]{52}\b`)
+
 func (a *app) showAudit(l *api.Audit) error {
 	if a.json {
 		return a.printJSON(l)
+	}
+	if l.Own {
+		fmt.Fprintln(a.stdout, "# no quorum: this is the copy that this node keeps, as far as it has come")
 	}
 	if l.Dropped > 0 {
 		fmt.Fprintf(a.stdout, "# %d older entries\n", l.Dropped)
@@ -65,7 +73,7 @@ func (a *app) showAudit(l *api.Audit) error {
 		case by == "":
 			by = shortID(e.By)
 		}
-		t.add(minute(e.Time), by, e.Action, e.Subject, e.Outcome)
+		t.add(minute(e.Time), by, e.Action, fullID.ReplaceAllStringFunc(e.Subject, shortID), fullID.ReplaceAllStringFunc(e.Outcome, shortID))
 	}
 	t.print(a.stdout)
 	fmt.Fprintf(a.stdout, "\nchain ends in %s\n", l.Head)

@@ -217,7 +217,7 @@ func (n *fakeNode) Recover(_ context.Context, r api.RecoverRequest) (*api.Recove
 		return nil, localapi.Fail(localapi.Refused, "cannot recover the group", errors.New("the group has a quorum; nothing to recover"), "")
 	}
 	return &api.Recovered{Recovered: !r.Plan, Generation: 1, ID: "n-aaaaaaaaaaaa", Name: "lonely", Whole: true,
-		Lost: []api.NamedNode{{ID: "n-bbbbbbbbbbbb", Name: "nas"}}}, nil
+		Lost: []api.LostVoter{{ID: "n-bbbbbbbbbbbb", Name: "nas"}}}, nil
 }
 
 func (n *fakeNode) Tag(_ context.Context, r api.TagRequest) (*api.Tagged, error) {

@@ -194,7 +194,7 @@ func (a *app) printCheck(name string, c *api.PolicyCheck) {
 	for _, p := range c.Warnings {
 		fmt.Fprintf(a.stdout, "%s %s line %d: %s: %s\n", a.styled(cell{"note", yellow}), printable(name), p.Line, printable(p.Text), printable(p.Why))
 	}
-	fmt.Fprintf(a.stdout, "%d rules, %d expectations, %d of them fail\n", c.Rules, c.Expects, len(c.Failed))
+	fmt.Fprintf(a.stdout, "rules %d, expectations %d, of which fail %d\n", c.Rules, c.Expects, len(c.Failed))
 	switch {
 	case c.Same:
 		fmt.Fprintln(a.stdout, "it means the same as the policy in force")

@@ -51,6 +51,9 @@ func (a *app) recoverVerb() *cobra.Command {
 				fmt.Fprintln(a.stdout, "# only the signed state was here: invitations, and the audit log up to now, are gone")
 			}
 			for _, l := range r.Lost {
+				if l.Alive {
+					continue
+				}
 				fmt.Fprintf(a.stdout, "# %s: if it does not come back, revoke it: phantom revoke %s\n", printable(l.Name), printable(l.Name))
 			}
 			return nil
@@ -64,7 +67,11 @@ func (a *app) recoverVerb() *cobra.Command {
 func (a *app) confirmRecovery(plan *api.Recovered) error {
 	var lost []string
 	for _, l := range plan.Lost {
-		lost = append(lost, fmt.Sprintf("%s (%s)", printable(l.Name), shortID(l.ID)))
+		up := ""
+		if l.Alive {
+			up = ", up: it gets one again"
+		}
+		lost = append(lost, fmt.Sprintf("%s (%s%s)", printable(l.Name), shortID(l.ID), up))
 	}
 	fmt.Fprintf(a.stderr, "%s would be the only voter. These lose their votes: %s.\n", printable(plan.Name), orElse(strings.Join(lost, ", "), "none"))
 	fmt.Fprint(a.stderr, "If they are up but out of reach, what they decide from now on is void when they are back.\n")

@@ -148,15 +148,16 @@ type Recovered struct {
 	Generation int             `json:"generation"`
 	ID         string          `json:"id"` // of the node that alone votes
 	Name       string          `json:"name"`
-	Lost       List[NamedNode] `json:"lost"` // whose votes end
+	Lost       List[LostVoter] `json:"lost"` // whose votes end
 	// Whole is false where only the signed state was there to go on from: invitations and audit log of before are gone.
 	Whole bool `json:"whole"`
 }
 
-// NamedNode is a node by ID and name.
-type NamedNode struct {
-	ID   string `json:"id"`
-	Name string `json:"name"`
+// LostVoter is a coordinator whose vote a recovery ends.
+type LostVoter struct {
+	ID    string `json:"id"`
+	Name  string `json:"name"`
+	Alive bool   `json:"alive"` // it can be reached all the same, and will have a vote again
 }
 
 // TagRequest replaces a node's tags; none removes them all.
@@ -192,6 +193,8 @@ type Audit struct {
 	Dropped uint64 `json:"dropped"`
 	// Head is the hash in which the chain ends, hexadecimal: keep it elsewhere, and any later change of what came before shows.
 	Head string `json:"head"`
+	// Own: there is no quorum, and this is the node's own copy; else it is the leader's.
+	Own bool `json:"own"`
 	// Verified is set if it was asked for: the chain is whole and no coordinator's own copy contradicts it.
 	Verified  *bool              `json:"verified,omitempty"`
 	Witnesses List[AuditWitness] `json:"witnesses,omitempty"`

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -40,8 +39,14 @@ func TestTheSurvivorOfTwoMachinesRecoversAndInvites(t *testing.T) {
 	}
 	time.Sleep(stoodBy)
 	founder.Kill()
-	if err := os.RemoveAll(founder.State); err != nil {
-		t.Fatal(err)
+	err := lab.Eventually(settled, func() error { // the log by which a person chooses whom to recover on
+		if r := survivor.Do("audit"); r.Code != mesh.Done || !strings.Contains(r.Stdout, "no quorum") {
+			return fmt.Errorf("audit: %v, %s", r.Err(), r.Stdout)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 	recovers(t, survivor)
 	third := mesh.Start(t, l, l.Host("c"))
@@ -50,6 +55,10 @@ func TestTheSurvivorOfTwoMachinesRecoversAndInvites(t *testing.T) {
 		t.Error(err)
 	}
 	survivor.Must("revoke", founder.Name)
+	// It was not gone after all. It learns what has become of it, and is no mesh of its own.
+	if r := founder.Do("up", founder.Flags...); r.Code != mesh.Refused || !strings.Contains(r.Stderr, "revoked") {
+		t.Errorf("up on the founder: want exit code %d: %v", mesh.Refused, r.Err())
+	}
 }
 
 func TestAFounderThatReturnsAfterARecoverySplitsNothing(t *testing.T) {
