@@ -21,6 +21,9 @@ const (
 	waitersMax = 1024
 	// hintsMax bounds the addresses of a node from elsewhere than its record.
 	hintsMax = nat.PlanAddressesMax
+	// assistAfter is the head start of direct checks before help is asked for: a usual round trip between continents, so that who is reached directly
+	// costs no relay a channel. Who names relays in its record needs them, and gets no such check in front.
+	assistAfter = 250 * time.Millisecond
 )
 
 var errTooManyChecks = errors.New("underlay: too many path checks under way")
@@ -32,6 +35,8 @@ type attempt struct {
 	next       int                     // step of the plan
 	challenged map[netip.AddrPort]bool // addresses from which the node has challenged us and had its answer
 	waiters    []chan error
+	assistAt   instant          // when help is asked for
+	assisted   bool             // it was
 	pipeAt     instant          // when pipes are tried (again)
 	pipeTo     []netip.AddrPort // where; nil: not yet chosen
 	extra      int              // addresses that Try has added
@@ -98,7 +103,10 @@ func (o *owner) connect(n *node, addrs []netip.AddrPort, waiter chan error) {
 			return
 		}
 		n.begin(o.now())
-		o.assist(n)
+		n.attempt.assistAt = n.attempt.began
+		if len(fresh) > 0 && !o.namesRelays(n) {
+			n.attempt.assistAt += assistAfter
+		}
 	}
 	a := n.attempt
 	if waiter != nil {
@@ -111,6 +119,29 @@ func (o *owner) connect(n *node, addrs []netip.AddrPort, waiter chan error) {
 	o.extend(n, fresh)
 	o.reached(n) // by an answer to the search that the waiter has joined
 	o.advance(n, o.now())
+}
+
+// namesRelays reports whether the member has said that it is reached through relays.
+func (o *owner) namesRelays(n *node) bool {
+	id := n.memberID()
+	if id == nil {
+		return false
+	}
+	e, ok := o.peers.Get(*id)
+	return ok && e.HasRecord && len(e.Record.Relays) > 0
+}
+
+// considerAssist asks for help with the search, once, when its direct checks have had their head start.
+func (o *owner) considerAssist(n *node, now instant) {
+	a := n.attempt
+	switch {
+	case a.assisted:
+	case now < a.assistAt:
+		o.wakeFor(n, a.assistAt)
+	default:
+		a.assisted = true
+		o.assist(n)
+	}
 }
 
 // assist tells Config.Assist of a search for a member that has no working direct path.
@@ -170,6 +201,7 @@ func answerWaiter(w chan error, err error) {
 // advance sends the checks of the search that are due and ends it when its time is up.
 func (o *owner) advance(n *node, now instant) {
 	a := n.attempt
+	o.considerAssist(n, now)
 	o.considerPipes(n, now)
 	for a.next < len(a.plan) && a.began+a.plan[a.next].At <= now {
 		to := a.plan[a.next].To
