@@ -14,6 +14,10 @@ const (
 	// rejoinParallel bounds the attempts that run at once. With each taking a StreamTimeout at worst, an address book full of dead
 	// nodes costs less than one attempt a second.
 	rejoinParallel = 4
+	// crowd is up to how many members all try a newcomer at once. In a larger pool each takes its turn within crowdTurn for every member more, and most
+	// have heard of it by gossip before theirs: else each newcomer would cost a connection with everybody.
+	crowd     = 8
+	crowdTurn = 50 * time.Millisecond
 	// rejoinLook is the longest time between two looks at the address book, which changes without telling.
 	rejoinLook = 5 * time.Second
 	// newcomerTries is how often a member is tried that has just become known, or was heard of, and is not in the address book: for
@@ -87,6 +91,13 @@ func (a *absentees) nudge(id identity.NodeID, now time.Time) {
 	}
 }
 
+// due makes the next attempt on the node due at a time, if it has none yet.
+func (a *absentees) due(id identity.NodeID, at time.Time) {
+	if a.tries[id] == nil {
+		a.tries[id] = &try{next: at}
+	}
+}
+
 // start returns up to n nodes to try now, those due longest first, and marks them.
 func (a *absentees) start(n int, now time.Time) []identity.NodeID {
 	var out []identity.NodeID
@@ -142,6 +153,8 @@ type rejoiner struct {
 	seen      map[identity.NodeID]struct{} // members of the table that belong here
 	newcomers map[identity.NodeID]int      // those just admitted, tried until alive, with how often they may still be
 	running   int
+	begun     time.Time // when the last attempt was begun
+	reached   time.Time // when the last attempt ended that reached somebody
 	ended     chan attempt
 }
 
@@ -199,17 +212,29 @@ func (r *rejoiner) sleep(now time.Time) time.Duration {
 	if r.running == rejoinParallel {
 		return rejoinLook
 	}
-	return r.plan.wait(now)
+	return max(r.plan.wait(now), r.rest(now))
+}
+
+// rest returns how long no attempt is begun: while the last one may still answer, and while what one has brought spreads. Who has been away is at home
+// again with the first member that it reaches; to go on with the others meanwhile would have a pool that was restarted as a whole connect everybody
+// with everybody.
+func (r *rejoiner) rest(now time.Time) time.Duration {
+	until := r.reached.Add(r.plan.least)
+	if hedge := r.begun.Add(r.plan.least); r.running > 0 && hedge.After(until) {
+		until = hedge
+	}
+	return until.Sub(now)
 }
 
 // tableChanged takes in members that have just become known, or come to belong here, and lets go those that are known or belong no longer.
 func (r *rejoiner) tableChanged(now time.Time) {
 	belongs := map[identity.NodeID]struct{}{}
-	for _, id := range r.p.belonging() {
+	all := r.p.belonging()
+	for _, id := range all {
 		belongs[id] = struct{}{}
 		if _, old := r.seen[id]; !old {
 			r.arrive(id)
-			r.plan.nudge(id, now)
+			r.plan.due(id, now.Add(rand.N(1+crowdTurn*time.Duration(max(len(all)-crowd, 0)))))
 		}
 	}
 	r.seen = belongs
@@ -274,7 +299,11 @@ func (r *rejoiner) absent(now time.Time) map[identity.NodeID]peer.State {
 
 // launch starts what is due.
 func (r *rejoiner) launch(now time.Time) {
-	for _, id := range r.plan.start(rejoinParallel-r.running, now) {
+	if r.running == rejoinParallel || r.rest(now) > 0 {
+		return
+	}
+	for _, id := range r.plan.start(1, now) {
+		r.begun = now
 		if left := r.newcomers[id]; left > 0 {
 			r.newcomers[id] = left - 1
 		}
@@ -300,6 +329,9 @@ func (r *rejoiner) finish(a attempt) {
 		return
 	}
 	r.running--
+	if a.reached {
+		r.reached = time.Now()
+	}
 	r.plan.done(a.id, time.Now())
 }
 
