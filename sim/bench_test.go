@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // benchmarkScenario plays a scenario of the library once an iteration, always from the same seed.
@@ -75,4 +77,69 @@ func benchmarkForming(b *testing.B, n int) {
 	}
 	b.ReportMetric(heap, "MB/node")
 	b.ReportMetric(routines, "goroutines/node")
+}
+
+// BenchmarkFormed has the machines of a mesh that was formed before return to it, in regions of up to fifty, and measures the ten minutes from then
+// on in which nothing is done to them.
+//
+//	go test ./sim -run '^$' -bench Formed/100 -benchtime 1x -timeout 2h
+func BenchmarkFormed(b *testing.B) {
+	for _, n := range []int{10, 24, 50, 100, 300, 500, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) { benchmarkFormed(b, n) })
+	}
+}
+
+func benchmarkFormed(b *testing.B, n int) {
+	s := &Scenario{Name: "formed", Timing: "wan", Join: JoinInvitation, Formed: true}
+	for i := range (n + 49) / 50 {
+		s.Regions = append(s.Regions, Region{Name: "r" + strconv.Itoa(i+1), Nodes: min(50, n-50*i), NAT: natNone, Within: Quality{Latency: 3 * time.Millisecond}})
+		for j := range i {
+			s.Links = append(s.Links, Link{Between: [2]string{s.Regions[i].Name, s.Regions[j].Name}, Quality: Quality{Latency: 40 * time.Millisecond}})
+		}
+	}
+	const rest = 10 * time.Minute
+	figures := map[string]float64{}
+	for b.Loop() {
+		err := Bubble(context.Background(), Config{Seed: 1, Dir: b.TempDir()}, func(w *World) error {
+			p := &play{world: w, scenario: s, topology: newTopology(), load: newLoad(), recorder: recorder{stride: 1}}
+			p.lay()
+			begun := wallSeconds()
+			if err := p.form(); err != nil {
+				return err
+			}
+			figures["formed-s"] = p.formed.Seconds()
+			formed := wallSeconds()
+			figures["forming-wall-s"] = formed - begun
+			before, _ := w.Wire()
+			for range int(rest / time.Minute) {
+				minute := wallSeconds()
+				if err := w.Sleep(time.Minute); err != nil {
+					return err
+				}
+				b.Logf("%s: a minute took %.1f s", w.Now(), wallSeconds()-minute)
+			}
+			packets, _ := w.Wire()
+			figures["node-h/wall-s"] = float64(n) * rest.Hours() / (wallSeconds() - formed)
+			figures["packets/node-h"] = float64(packets-before) / float64(n) / rest.Hours()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			figures["heap-MB/node"], figures["stack-MB/node"] = float64(m.HeapAlloc)/1e6/float64(n), float64(m.StackInuse)/1e6/float64(n)
+			figures["goroutines/node"] = float64(runtime.NumGoroutine()) / float64(n)
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	for name, value := range figures {
+		b.ReportMetric(value, name)
+	}
+}
+
+// wallSeconds is a clock that goes on in a bubble: what the process has computed would not count what the disk takes.
+func wallSeconds() float64 {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t)
+	return float64(t.Nano()) / 1e9
 }

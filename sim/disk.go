@@ -38,6 +38,7 @@ type machineDisk struct {
 	mu      sync.Mutex // never held while anything takes time
 	faults  diskFaults
 	rand    *rand.Rand
+	lasting bool   // constant: no power cut will come, so that nothing is kept to be taken back
 	under   string // the state folder that is in use
 	changes []change
 	writing map[*change]struct{}
@@ -137,8 +138,11 @@ func before(path string) (content []byte, there bool) {
 	return content, err == nil
 }
 
-// restored is a change's undo that puts a file back as it was.
+// restored is a change's undo that puts a file back as it was; nil where nothing is ever undone.
 func (d *mounted) restored(path string) *change {
+	if d.of.lasting {
+		return nil
+	}
 	content, there := before(path)
 	rel := d.name(path)
 	return &change{folder: filepath.Dir(rel), undo: func(root string) {
@@ -153,9 +157,11 @@ func (d *mounted) restored(path string) *change {
 // WriteFile implements durable.Disk.
 func (d *mounted) WriteFile(path string, content []byte) error {
 	c := d.restored(path)
-	rel := d.name(path)
-	c.torn = func(root string) { // what renameio leaves beside
-		_ = os.WriteFile(filepath.Join(root, filepath.Dir(rel), "."+filepath.Base(rel)+"1234567890"), content[:len(content)/2], 0o600)
+	if c != nil {
+		rel := d.name(path)
+		c.torn = func(root string) { // what renameio leaves beside
+			_ = os.WriteFile(filepath.Join(root, filepath.Dir(rel), "."+filepath.Base(rel)+"1234567890"), content[:len(content)/2], 0o600)
+		}
 	}
 	return d.do("write", path, takesRoom, c, func() error { return d.OS.WriteFile(path, content) })
 }
@@ -163,8 +169,10 @@ func (d *mounted) WriteFile(path string, content []byte) error {
 // Create implements durable.Disk.
 func (d *mounted) Create(path string, content []byte) error {
 	c := d.restored(path)
-	rel := d.name(path)
-	c.torn = func(root string) { _ = os.WriteFile(filepath.Join(root, rel), content[:len(content)/2], 0o600) }
+	if c != nil {
+		rel := d.name(path)
+		c.torn = func(root string) { _ = os.WriteFile(filepath.Join(root, rel), content[:len(content)/2], 0o600) }
+	}
 	return d.do("create", path, takesRoom, c, func() error { return d.OS.Create(path, content) })
 }
 

@@ -82,6 +82,7 @@ type process struct {
 // AddHost puts a machine into the world. Nothing runs on it yet.
 func (w *World) AddHost(at Placement) *Host {
 	h := &Host{world: w, at: at, name: at.Name, disk: newMachineDisk(w.cfg.Seed ^ nameHash(at.Name))}
+	h.disk.lasting = w.noPowerCuts
 	w.hostsMu.Lock()
 	w.hosts = append(w.hosts, h)
 	w.hostsMu.Unlock()
@@ -175,19 +176,31 @@ func (h *Host) Start() error {
 	return nil
 }
 
-func (h *Host) config(p *process) node.Config {
-	w := h.world
+// settings are what the node is told.
+func (h *Host) settings() config.Settings {
 	s := config.Defaults()
 	s.State, s.Name, s.Region = h.folder, h.name, h.at.Region
 	if h.at.Settings != nil {
 		h.at.Settings(&s)
 	}
+	return s
+}
+
+func (h *Host) config(p *process) node.Config {
+	w := h.world
 	return node.Config{
-		Settings: s, Bind: h.card, NoSync: true, NetworkChanges: p.changes, Rand: h.random(), Now: h.clock.now, Disk: h.disk.mount(h.folder),
+		Settings: h.settings(), Bind: smallCard{h.card}, NoSync: true, NetworkChanges: p.changes, Rand: h.random(), Now: h.clock.now, Disk: h.disk.mount(h.folder),
 		Log:           slog.New(&hostLog{world: w, host: h.name}),
 		OpenInterface: p.open, OnPeer: release, Multicast: openAir(p),
 	}
 }
+
+// smallCard hands over few packets at once. WireGuard keeps a buffer of 64 KiB for each packet of a batch and receiver: with the card's own eight they
+// were a third of a node's memory.
+type smallCard struct{ *underlaytest.Host }
+
+// BatchSize is two, so that there still are batches.
+func (smallCard) BatchSize() int { return 2 }
 
 // open is the host's side of the tunnels.
 func (p *process) open(spec node.InterfaceSpec) (dataplane.Interface, error) {

@@ -67,6 +67,7 @@ func parse(text []byte) (*Scenario, error) {
 		"for":      duration(&s.For, time.Second, virtualMax),
 		"timing":   oneOf(&s.Timing, "lan", "wan"),
 		"join":     oneOf(&s.Join, JoinInvitation, JoinLAN),
+		"formed":   flag(&s.Formed),
 		"regions":  list(RegionsMax, s.region),
 		"links":    list(RegionsMax*RegionsMax, s.link),
 		"timeline": list(StepsMax, s.step),

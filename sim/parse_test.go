@@ -47,6 +47,7 @@ func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
 		"between: [home, away]\x00between: [a, b]":   "not there",
 		"at: 1m\x00at: 20m":                          "after the scenario's end",
 		"loss: 1%\x00loss: 120%":                     "0% to 100%",
+		"for: 10m\x00for: 10m\nformed: maybe":        "line 4: formed: use true or false",
 		"nat: hard\x00nat: harder":                   "none of",
 		"settle: 30s\x00settle: soon":                "no duration",
 		"proves: something\x00proves: &a x":          "",

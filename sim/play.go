@@ -97,6 +97,9 @@ func (p *play) run() error {
 func (p *play) form() error {
 	hosts := p.world.hosts
 	for _, h := range hosts {
+		if p.scenario.Formed && h != hosts[0] {
+			break // they are given their folders first
+		}
 		if err := h.Start(); err != nil {
 			return err
 		}
@@ -111,13 +114,8 @@ func (p *play) form() error {
 		return fmt.Errorf("the mesh could not be founded on %s: %w", hosts[0].name, err)
 	}
 	p.noteJoined(hosts[0])
-	for _, h := range hosts[1:] {
-		if err := p.admit(h); err != nil {
-			return err
-		}
-		if err := p.world.Sleep(joinGap); err != nil {
-			return err
-		}
+	if err := p.bringIn(hosts[1:]); err != nil {
+		return err
 	}
 	ok, err := p.world.Await(formMax, liveEvery, func() bool { return p.countJoined() == len(hosts) })
 	if err == nil && !ok {
@@ -126,6 +124,22 @@ func (p *play) form() error {
 	p.formed = p.world.Now()
 	p.world.Record("", "formed", "%d machines are in the mesh", len(hosts))
 	return err
+}
+
+// bringIn has the other machines join one after the other, or return to a mesh that they were members of.
+func (p *play) bringIn(hosts []*Host) error {
+	if p.scenario.Formed {
+		return p.returnAll(hosts)
+	}
+	for _, h := range hosts {
+		if err := p.admit(h); err != nil {
+			return err
+		}
+		if err := p.world.Sleep(joinGap); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // admit has a machine join, trying again as a person would.

@@ -13,11 +13,16 @@ import (
 // bubbleGC is the garbage collector's percentage while bubbles run: their heaps are small and full of what was just received.
 const bubbleGC = 400
 
+// bubbleMemory is how much memory a program takes before it collects garbage more often than bubbleGC says: hundreds of nodes would take five times what
+// they hold.
+const bubbleMemory = 8 << 30
+
 var processors struct {
 	mu      sync.Mutex
 	bubbles int
 	procs   int // what GOMAXPROCS was before the first bubble
 	gc      int
+	memory  int64
 }
 
 // takeProcessor gives the program as many processors as it has bubbles, until the function that it returns is called.
@@ -30,6 +35,8 @@ func takeProcessor() (giveBack func()) {
 		if p.gc < 0 { // turned off, as for an exact replay
 			debug.SetGCPercent(p.gc)
 		}
+		p.memory = debug.SetMemoryLimit(-1) // only asks
+		debug.SetMemoryLimit(min(p.memory, bubbleMemory))
 	}
 	p.bubbles++
 	runtime.GOMAXPROCS(min(p.bubbles, p.procs))
@@ -42,5 +49,6 @@ func takeProcessor() (giveBack func()) {
 		}
 		runtime.GOMAXPROCS(p.procs)
 		debug.SetGCPercent(p.gc)
+		debug.SetMemoryLimit(p.memory)
 	}
 }

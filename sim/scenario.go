@@ -34,6 +34,7 @@ type Scenario struct {
 	For    time.Duration
 	Timing string // the nodes' --timing: lan or wan
 	Join   string // how machines come into the mesh: JoinInvitation or JoinLAN
+	Formed bool   // the machines of the beginning have been members for long, and are all started at once
 
 	Regions  []Region
 	Links    []Link

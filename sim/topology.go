@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/phantommesh/phantommesh/internal/config"
@@ -69,6 +70,7 @@ func address(n uint32) netip.Addr {
 
 // lay makes the scenario's network and its machines.
 func (p *play) lay() {
+	p.world.noPowerCuts = !slices.ContainsFunc(p.scenario.Timeline, func(s Step) bool { return s.Fault.Kind() == powerCut{}.Kind() })
 	for _, r := range p.scenario.Regions {
 		p.world.SetRoute(r.Name, r.Name, r.Within)
 	}

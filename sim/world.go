@@ -29,6 +29,8 @@ type World struct {
 	net   *underlaytest.Network
 	links *links
 
+	noPowerCuts bool // constant once there are hosts: see machineDisk.lasting
+
 	hostsMu sync.Mutex // held by the driver when it adds one, and by others who look
 	hosts   []*Host
 
