@@ -29,6 +29,8 @@ var (
 	ErrNoPermission = errors.New("no permission to create a network interface")
 	// ErrNameInUse: another interface has the name.
 	ErrNameInUse = errors.New("the interface name is in use")
+	// ErrRangeTaken: other routes lead to all ranges of the mesh.
+	ErrRangeTaken = errors.New("the mesh's addresses are in use")
 	// ErrNoTUN: this system has no TUN devices.
 	ErrNoTUN = errors.New("this system has no TUN devices")
 )

@@ -10,8 +10,11 @@ import (
 )
 
 const (
-	// DefaultName is the name of the TUN interface.
-	DefaultName = "phantom0"
+	// DefaultName is the name of the TUN interface, of the first on a host.
+	DefaultName = namePrefix + "0"
+	namePrefix  = "phantom"
+	// namesMax is how many nodes of one host get a name for theirs; others have to be given one.
+	namesMax = 32
 	// DefaultMTU fits a path of 1500 bytes over IPv6: 40 bytes IP, 8 UDP, 32 WireGuard.
 	DefaultMTU = 1420
 	// MinMTU is the least that IPv6 allows (RFC 8200 §5).
@@ -36,6 +39,20 @@ type Interface interface {
 	ListenTCP(at netip.AddrPort) (net.Listener, error)
 	// Echo sends an ICMP echo request with size bytes of data and returns the time until its reply.
 	Echo(ctx context.Context, dst netip.Addr, size int) (time.Duration, error)
+}
+
+// RangeTaken is a range of the mesh that this host does not reach through the mesh, since a route of another device leads there.
+type RangeTaken struct {
+	Range  netip.Prefix
+	Device string
+}
+
+// Taken returns the ranges of the mesh that an interface has not got.
+func Taken(i Interface) []RangeTaken {
+	if t, ok := i.(interface{ Taken() []RangeTaken }); ok {
+		return t.Taken()
+	}
+	return nil
 }
 
 // mtuOrDefault returns the MTU to use for the one that was asked for, zero being the default.

@@ -26,19 +26,31 @@ type hostTUN struct {
 	index     int
 	v6        bool // the interface may have IPv6 addresses
 
+	taken []RangeTaken // constant after OpenTUN
+
 	mu     sync.Mutex // guards what follows
 	closed bool
 	routes []netlink.Route
 	paths  map[netip.Addr]netlink.Route // of members whose path differs; nil if the MTU is fixed
 }
 
-// OpenTUN makes a TUN interface, gives it the addresses, brings it up and leads the routes to it. An empty name is DefaultName. With an
-// MTU of zero each member has its own (RoutePath) up to MaxMTU, and MinMTU to begin with; any other holds for all. IPv6 addresses and routes are left out where the host has IPv6 switched off. It needs CAP_NET_ADMIN; its
-// errors are *InterfaceError with ErrNoPermission, ErrNameInUse or ErrNoTUN. Closing it leaves the host as it was.
-func OpenTUN(name string, addresses, routes []netip.Prefix, mtu int) (Interface, error) {
-	if name == "" {
-		name = DefaultName
+// OpenTUN makes a TUN interface, gives it the addresses, brings it up and leads the routes to it. An empty name is DefaultName, or the next
+// number that is free. With an MTU of zero each member has its own (RoutePath) up to MaxMTU, and MinMTU to begin with; any other holds for all. IPv6
+// addresses and routes are left out where the host has IPv6 switched off, and a range to which a route of somebody else leads already (Taken). It needs
+// CAP_NET_ADMIN; its errors are *InterfaceError with ErrNoPermission, ErrNameInUse, ErrRangeTaken or ErrNoTUN. Closing it leaves the host as it was.
+func OpenTUN(name string, addresses, routes []netip.Prefix, mtu int) (i Interface, err error) {
+	if name != "" {
+		return openTUN(name, addresses, routes, mtu)
 	}
+	for n := range namesMax {
+		if i, err = openTUN(fmt.Sprintf("%s%d", namePrefix, n), addresses, routes, mtu); !errors.Is(err, ErrNameInUse) {
+			break
+		}
+	}
+	return i, err
+}
+
+func openTUN(name string, addresses, routes []netip.Prefix, mtu int) (Interface, error) {
 	if _, err := netlink.LinkByName(name); err == nil {
 		return nil, &InterfaceError{Name: name, Kind: ErrNameInUse, Err: os.ErrExist,
 			Next: "choose another name with --tun, or find out which program made it: ip -d link show " + name}
@@ -98,8 +110,11 @@ func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
 	}
 	h.index = link.Attrs().Index
 	h.v6 = ipv6On(name)
+	if routes, err = h.leaveTaken(name, routes); err != nil {
+		return err
+	}
 	for _, a := range h.addresses {
-		if a.Addr().Is6() && !h.v6 {
+		if a.Addr().Is6() && !h.v6 || slices.ContainsFunc(h.taken, func(t RangeTaken) bool { return t.Range.Contains(a.Addr()) }) {
 			continue
 		}
 		addr := &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NODAD} // we are alone on this link
@@ -118,7 +133,7 @@ func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
 			continue
 		}
 		route := h.route(r.Masked(), MinMTU)
-		if err := h.netlink.RouteReplace(&route); err != nil {
+		if err := h.netlink.RouteAdd(&route); err != nil { // never in the place of another's
 			return h.failed(name, fmt.Sprintf("add route %s", r), err)
 		}
 		h.routes = append(h.routes, route)
@@ -128,6 +143,66 @@ func (h *hostTUN) configure(name string, routes []netip.Prefix) error {
 	}
 	return nil
 }
+
+// leaveTaken leaves the ranges out to which other routes lead: a host may be in several meshes of the same range.
+func (h *hostTUN) leaveTaken(name string, routes []netip.Prefix) (free []netip.Prefix, err error) {
+	for _, r := range routes {
+		if device := h.routeTo(r.Masked()); device != "" {
+			h.taken = append(h.taken, RangeTaken{r.Masked(), device})
+		} else {
+			free = append(free, r)
+		}
+	}
+	if len(h.taken) > 0 && len(free) == 0 {
+		return nil, &InterfaceError{Name: name, Kind: ErrRangeTaken, Err: fmt.Errorf("%s leads to %s", h.taken[0].Range, h.taken[0].Device),
+			Next: "is another node of this mesh running on this machine? Stop it, or use --tun userspace"}
+	}
+	return free, nil
+}
+
+// routeTo returns the device to which a route to exactly this range leads; empty: there is none, or the routes cannot be listed, while they change for
+// example: then adding ours says whether there is one.
+func (h *hostTUN) routeTo(to netip.Prefix) string {
+	family := netlink.FAMILY_V4
+	if to.Addr().Is6() {
+		family = netlink.FAMILY_V6
+	}
+	found, err := h.netlink.RouteListFiltered(family, &netlink.Route{Dst: ipNet(to), Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+	if err != nil || len(found) == 0 {
+		return ""
+	}
+	link, err := h.netlink.LinkByIndex(found[0].LinkIndex)
+	if err != nil {
+		return "another interface" // it goes away just now, or several share the route
+	}
+	return link.Attrs().Name
+}
+
+// RangeInUse returns the device to which a route leads that has to do with a range: into it, or to more than it. A default route does not count.
+func RangeInUse(p netip.Prefix) (device string, used bool) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return "", false
+	}
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		ones, _ := r.Dst.Mask.Size()
+		addr, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		if to := netip.PrefixFrom(addr, ones); !ok || ones == 0 || !to.Overlaps(p) {
+			continue
+		}
+		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+			device = link.Attrs().Name
+		}
+		return device, true
+	}
+	return "", false
+}
+
+// Taken implements the method of the same name.
+func (h *hostTUN) Taken() []RangeTaken { return h.taken }
 
 // route is a route into the device. Unless the MTU is fixed, packets on it have at most mtu bytes.
 func (h *hostTUN) route(to netip.Prefix, mtu int) netlink.Route {

@@ -7,6 +7,9 @@ import (
 	"net/netip"
 )
 
+// RangeInUse is there on Linux only.
+func RangeInUse(netip.Prefix) (device string, used bool) { return "", false }
+
 // OpenTUN is there on Linux only.
 func OpenTUN(name string, _, _ []netip.Prefix, _ int) (Interface, error) {
 	return nil, &InterfaceError{Name: name, Kind: ErrNoTUN, Err: errors.ErrUnsupported, Next: "use --tun userspace"}

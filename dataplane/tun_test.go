@@ -142,3 +142,72 @@ func TestWithoutTheRightToATUNTheErrorSaysWhatToDo(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Regression: the second of two meshes on a host took the first one's route away, and with it all that the host had there.
+func TestASecondInterfaceOnAHostTakesNothingFromTheFirst(t *testing.T) {
+	inOwnNetwork(t, func(t *testing.T) {
+		usual := netip.MustParsePrefix("10.86.0.0/16")
+		if device, used := RangeInUse(usual); used {
+			t.Fatalf("an empty host has a route to %s by %s", usual, device)
+		}
+		addresses := func(v6 string) []netip.Prefix {
+			return []netip.Prefix{netip.MustParsePrefix("10.86.0.1/16"), netip.MustParsePrefix(v6)}
+		}
+		routes := func(v6 string) []netip.Prefix { return []netip.Prefix{usual, netip.MustParsePrefix(v6)} }
+		first, err := OpenTUN("", addresses("fd00:1::1/48"), routes("fd00:1::/48"), 0)
+		if errors.Is(err, ErrNoTUN) || errors.Is(err, ErrNoPermission) {
+			t.Skip(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer first.Close()
+		if device, used := RangeInUse(netip.MustParsePrefix("10.86.7.0/24")); !used || device != DefaultName {
+			t.Errorf("a part of the range of %s is %t, %q", DefaultName, used, device)
+		}
+		if device, used := RangeInUse(netip.MustParsePrefix("10.87.0.0/16")); used {
+			t.Errorf("the range beside it is in use by %s", device)
+		}
+		leads := func(to string) string {
+			t.Helper()
+			found, err := netlink.RouteGet(netip.MustParseAddr(to).AsSlice())
+			if err != nil {
+				t.Fatal(err)
+			}
+			link, err := netlink.LinkByIndex(found[0].LinkIndex)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return link.Attrs().Name
+		}
+		v6 := ipv6On(DefaultName)
+		second, err := OpenTUN("", addresses("fd00:2::1/48"), routes("fd00:2::/48"), 0)
+		if !v6 {
+			if !errors.Is(err, ErrRangeTaken) {
+				t.Errorf("nothing is left of the mesh, and that is no error: %v", err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, _ := second.Name(); name != "phantom1" {
+			t.Errorf("the second is called %s", name)
+		}
+		if got := Taken(second); len(got) != 1 || got[0] != (RangeTaken{usual, DefaultName}) || len(Taken(first)) > 0 {
+			t.Errorf("taken from the second: %v, from the first: %v", got, Taken(first))
+		}
+		if a, b := leads("10.86.0.9"), leads("fd00:2::9"); a != DefaultName || b != "phantom1" {
+			t.Errorf("the range leads to %s, the second mesh's own to %s", a, b)
+		}
+		if _, err := OpenTUN("", addresses("fd00:1::2/48"), routes("fd00:1::/48"), 0); !errors.Is(err, ErrRangeTaken) {
+			t.Errorf("a second node of the same mesh: %v", err)
+		}
+		if err := second.Close(); err != nil {
+			t.Error(err)
+		}
+		if got := leads("10.86.0.9"); got != DefaultName {
+			t.Errorf("after the second has gone the range leads to %s", got)
+		}
+	})
+}

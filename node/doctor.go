@@ -232,6 +232,10 @@ func (m *membership) checkInterface() localapi.Finding {
 	if m.userspace {
 		f.What = fmt.Sprintf("userspace networking: SOCKS5 at %s, HTTP proxy at %s", m.proxies.socks.Addr(), m.proxies.http.Addr())
 	}
+	for _, t := range m.taken {
+		f.OK, f.Severity, f.Why = false, localapi.SeverityWarning, fmt.Sprintf("a route to %s, which is also this mesh's range, leads to %s: here the mesh has no IPv4", t.Range, t.Device)
+		f.Next = "use the members' IPv6 addresses; or take the other route away and start this node again. A mesh that is founded with --ipv4 has a range of its own"
+	}
 	if m.degraded != nil {
 		f.OK, f.Severity, f.Why = false, localapi.SeverityWarning, m.degraded.Error()
 		f.Next = "run as root or give the binary CAP_NET_ADMIN for a network device"

@@ -110,8 +110,12 @@ func (n *Node) alreadyIn(ctx context.Context, m *membership, e localapi.Entry) e
 // found makes a new mesh with this node as its first member.
 func (n *Node) found(name string) error {
 	s := n.cfg.Settings
+	ipv4, err := n.overlayRange()
+	if err != nil {
+		return err
+	}
 	m := n.newMembership()
-	group, err := coordinator.Found(n.groupConfig(m), coordinator.Founding{MeshName: name, IPv4: s.IPv4, NodeName: s.Name, Region: cmp.Or(s.Region, coordinator.DefaultRegion)})
+	group, err := coordinator.Found(n.groupConfig(m), coordinator.Founding{MeshName: name, IPv4: ipv4, NodeName: s.Name, Region: cmp.Or(s.Region, coordinator.DefaultRegion)})
 	if err != nil {
 		return failed("cannot found the mesh "+name, err)
 	}

@@ -2,11 +2,13 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/dataplane"
 	"github.com/phantommesh/phantommesh/internal/config"
+	"github.com/phantommesh/phantommesh/internal/localapi"
 	"github.com/phantommesh/phantommesh/underlay"
 )
 
@@ -29,11 +31,7 @@ func (n *Node) openInterface(spec InterfaceSpec) (i dataplane.Interface, userspa
 		i, err = dataplane.OpenUserspace(spec.Addresses, spec.MTU)
 		return i, true, nil, err
 	}
-	name := spec.TUN
-	if name == "" {
-		name = dataplane.DefaultName
-	}
-	i, err = dataplane.OpenTUN(name, spec.Addresses, spec.Routes, spec.MTU)
+	i, err = dataplane.OpenTUN(spec.TUN, spec.Addresses, spec.Routes, spec.MTU)
 	if err == nil {
 		return i, false, nil, nil
 	}
@@ -45,6 +43,36 @@ func (n *Node) openInterface(spec InterfaceSpec) (i dataplane.Interface, userspa
 	i, err = dataplane.OpenUserspace(spec.Addresses, spec.MTU)
 	return i, true, degraded, err
 }
+
+// overlayRange is the IPv4 range of a mesh that this machine founds: that of the settings. Where nobody has chosen one and routes of this machine
+// lead to the usual one, as those of another mesh do, it is the first of the next ones that is free.
+func (n *Node) overlayRange() (netip.Prefix, error) {
+	s := n.cfg.Settings
+	if n.cfg.OpenInterface != nil || s.TUN == config.Userspace {
+		return s.IPv4, nil
+	}
+	device, used := dataplane.RangeInUse(s.IPv4)
+	if !used {
+		return s.IPv4, nil
+	}
+	usual := config.Defaults().IPv4
+	if s.IPv4 != usual {
+		return s.IPv4, localapi.Fail(localapi.Failed, "cannot found a mesh", fmt.Errorf("a route to %s leads to the interface %s", s.IPv4, device),
+			"choose another range with --ipv4")
+	}
+	for b, next := usual.Addr().As4(), 1; next <= rangesMax; next++ {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{b[0], b[1] + byte(next), 0, 0}), usual.Bits())
+		if _, used := dataplane.RangeInUse(p); !used {
+			n.log.Info("the usual range is in use on this machine; taking another", "range", p, "usual", usual, "interface", device)
+			return p, nil
+		}
+	}
+	return s.IPv4, localapi.Fail(localapi.Failed, "cannot found a mesh", fmt.Errorf("a route to %s leads to the interface %s, and others to those beside it", usual, device),
+		"choose another range with --ipv4")
+}
+
+// rangesMax is how many ranges beside the usual one are tried: more than a host has meshes.
+const rangesMax = 32
 
 // pathMTU returns how much the path to a member carries, in bytes of the tunnel; zero while there is none.
 func (n *Node) pathMTU(id identity.NodeID) int {

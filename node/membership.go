@@ -37,6 +37,7 @@ type membership struct {
 	guard     guard // the packet filter
 	userspace bool
 	degraded  error // why there is no device although nobody asked for userspace
+	taken     []dataplane.RangeTaken
 	proxies   proxies
 	tun       string // the device's name
 
@@ -185,7 +186,7 @@ func (m *membership) startPlane(state *coordinator.State, self *certificate.Memb
 	if err != nil {
 		return err
 	}
-	m.userspace, m.degraded = userspace, degraded
+	m.userspace, m.degraded, m.taken = userspace, degraded, dataplane.Taken(host)
 	if degraded != nil {
 		n.log.Warn("no network device, using userspace networking", "err", degraded)
 	}

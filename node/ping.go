@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/phantommesh/phantommesh/coordinator"
@@ -78,7 +80,7 @@ func checkPing(r *localapi.PingRequest) error {
 
 // echo is one ping.
 func (m *membership) echo(ctx context.Context, e peer.Entry, r localapi.PingRequest, seq int) localapi.PingReply {
-	reply := localapi.PingReply{Sequence: seq, Node: e.ID.String(), Name: e.Member.Name, Address: e.Member.Addresses()[0].String()}
+	reply := localapi.PingReply{Sequence: seq, Node: e.ID.String(), Name: e.Member.Name, Address: m.echoAddress(e, r.Node).String()}
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 	rtt, err := m.roundTrip(ctx, e, r)
@@ -105,7 +107,21 @@ func (m *membership) roundTrip(ctx context.Context, e peer.Entry, r localapi.Pin
 			return 0, err
 		}
 	}
-	return m.plane.Ping(ctx, e.Member.Addresses()[0], r.Size)
+	return m.plane.Ping(ctx, m.echoAddress(e, r.Node), r.Size)
+}
+
+// echoAddress is which of a member's addresses is pinged: the one that was named, else the first that leads into this mesh.
+func (m *membership) echoAddress(e peer.Entry, named string) netip.Addr {
+	all := e.Member.Addresses()
+	if a, err := netip.ParseAddr(named); err == nil && slices.Contains(all, a) {
+		return a
+	}
+	for _, a := range all {
+		if !slices.ContainsFunc(m.taken, func(t dataplane.RangeTaken) bool { return t.Range.Contains(a) }) {
+			return a
+		}
+	}
+	return all[0]
 }
 
 func lossReason(err error) string {

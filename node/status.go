@@ -199,6 +199,9 @@ func (m *membership) health(state *coordinator.State, peers []localapi.Peer) loc
 			out = append(out, what+": see phantom doctor")
 		}
 	}
+	for _, t := range m.taken {
+		out = append(out, fmt.Sprintf("this machine reaches nobody at %s: a route to it leads to %s; see phantom doctor", t.Range, t.Device))
+	}
 	if m.degraded != nil {
 		out = append(out, "no network device: other programs reach the mesh through the proxies only ("+m.degraded.Error()+")")
 	}

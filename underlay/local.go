@@ -109,7 +109,7 @@ func (s *Socket) mayOffer(a netip.Addr) bool {
 // those every full-size packet of ours would be refused, while small checks pass and may even be the fastest.
 const fullMTU = 1500
 
-// systemAddresses lists the addresses of the interfaces that are up: those of full MTU, or all, if there is no other way out of this machine or
+// systemAddresses lists the addresses of the interfaces that are up: those of full MTU that are no tunnels, or all, if there is no other way out of this machine or
 // Listen names what it wants.
 func (s *Socket) systemAddresses() ([]netip.Addr, error) {
 	ifaces, err := net.Interfaces()
@@ -121,7 +121,7 @@ func (s *Socket) systemAddresses() ([]netip.Addr, error) {
 		if i.Flags&net.FlagUp == 0 {
 			continue
 		}
-		if i.MTU < fullMTU {
+		if i.MTU < fullMTU || isTunnel(i) {
 			narrow = append(narrow, addressesOf(i)...)
 		} else {
 			wide = append(wide, addressesOf(i)...)
@@ -129,6 +129,10 @@ func (s *Socket) systemAddresses() ([]netip.Addr, error) {
 	}
 	return chooseWide(wide, narrow, s.listen != nil), nil
 }
+
+// isTunnel recognises the device of a node of another mesh on this host: over that the meshes would run through each other. A line to a provider that is
+// point to point has 1500 bytes at most.
+func isTunnel(i net.Interface) bool { return i.Flags&net.FlagPointToPoint != 0 && i.MTU > fullMTU }
 
 // chooseWide leaves the addresses of narrow interfaces out where it can.
 func chooseWide(wide, narrow []netip.Addr, named bool) []netip.Addr {

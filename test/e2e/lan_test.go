@@ -147,9 +147,13 @@ func TestSeveralMeshesOnALANAndOnAHostAreToldApart(t *testing.T) {
 	l := lab.New(t)
 	h := l.Host("h")
 	home := onLAN(t, l, h)
-	work := mesh.New(t, l, h, mesh.LAN, "--no-port-mapping", "--port", "51900", "--tun", "phantom1")
-	work.State += "-work"
-	work.Start()
+	beside := func(n *mesh.Node, flags ...string) *mesh.Node {
+		b := mesh.New(t, l, n.Host, append([]string{mesh.LAN, "--no-port-mapping", "--port", "51900", "--tun", "phantom1"}, flags...)...)
+		b.State += "-beside"
+		b.Start()
+		return b
+	}
+	work := beside(home)
 	home.Must("up", "--new", "home")
 	work.Must("up", "--new", "work")
 	late := onLAN(t, l, l.Host("late"))
@@ -186,6 +190,40 @@ func TestSeveralMeshesOnALANAndOnAHostAreToldApart(t *testing.T) {
 	}
 	if s := late.Status(); s.Mesh.Name != "work" {
 		t.Errorf("in the mesh %s", s.Mesh.Name)
+	}
+	// Both carry traffic. One of them has another range, and neither is a way to the other.
+	second := beside(late)
+	second.Join(home.Invite().Token)
+	for _, pair := range [][2]*mesh.Node{{home, second}, {work, late}} {
+		for i, to := range pair[1].Addresses() {
+			if err := pair[0].Host.Ping(to, settled); err != nil {
+				t.Errorf("%s, address %d: %v", pair[1].State, i, err)
+			}
+		}
+		for _, n := range pair {
+			for _, other := range []*mesh.Node{home, work} {
+				if s := n.Status(); s.Mesh.ID != other.Status().Mesh.ID && strings.Contains(fmt.Sprint(s.Self.Endpoints), other.Addresses()[1].String()) {
+					t.Errorf("%s is to be reached through the other mesh: %v", n.State, s.Self.Endpoints)
+				}
+			}
+		}
+	}
+	// A third of the first one's range gets IPv6 only here, and says so.
+	third := onLAN(t, l, l.Host("third"))
+	third.Must("up", "--new", "third")
+	member := mesh.New(t, l, late.Host, mesh.LAN, "--no-port-mapping", "--port", "51901", "--tun", "phantom2")
+	member.State += "-third"
+	member.Start()
+	member.Join(third.Invite().Token)
+	if s := member.Status(); !strings.Contains(fmt.Sprint(s.Health), "leads to") {
+		t.Errorf("it does not say that it has no IPv4: %v", s.Health)
+	}
+	member.Must("ping", "third", "-c", "1")
+	if err := late.Host.Ping(third.Addresses()[1], settled); err != nil {
+		t.Error(err)
+	}
+	if err := home.Host.Ping(second.Addresses()[0], settled); err != nil {
+		t.Errorf("the first mesh after that: %v", err)
 	}
 }
 

@@ -17,6 +17,7 @@ type Status struct {
 	Self struct {
 		ID, Name, Role, State, NAT string
 		Addresses                  []netip.Addr
+		Endpoints                  []netip.AddrPort
 		Pending                    *struct{ Code string }
 	}
 	Coordinators struct {
@@ -30,7 +31,8 @@ type Status struct {
 			Term                uint64
 		}
 	}
-	Peers []Peer
+	Peers  []Peer
+	Health []string
 }
 
 // Peer is one entry of status --json.
