@@ -254,11 +254,13 @@ func (r *rejoiner) tableChanged(now time.Time) {
 	r.p.transport.incarnations.keep(member)
 }
 
-// expel has those count as gone whom the mesh has revoked, or has elsewhere for longer than scopeGrace.
+// expel has those count as gone whom the mesh has revoked, or has elsewhere for longer than scopeGrace, until it has them here again.
 func (r *rejoiner) expel(now time.Time) {
 	for _, m := range r.p.roster.all() {
 		switch {
-		case m.ID == r.p.self || r.p.transport.knows(m.ID):
+		case m.ID == r.p.self:
+		case r.p.transport.knows(m.ID):
+			r.p.roster.readmitted(m.ID)
 		case knows(r.p.peers, m.ID):
 			r.p.roster.expelled(m.ID, peer.Left, now)
 		default:

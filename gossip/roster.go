@@ -149,6 +149,17 @@ func (r *roster) expelled(id identity.NodeID, as peer.State, now time.Time) {
 	}
 }
 
+// readmitted enters that a member belongs here after all, if it was out. Memberlist may have held it alive all the time and will not tell of it: a
+// snapshot says.
+func (r *roster) readmitted(id identity.NodeID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.members[id]; s != nil && s.expelled {
+		s.expelled, r.unclear = false, true
+		r.wakeLocked()
+	}
+}
+
 // here reports whether a node in the state takes part.
 func here(s peer.State) bool { return s == peer.Alive || s == peer.Suspect }
 

@@ -300,6 +300,24 @@ func TestGraceForWhoBelongsHereNoLonger(t *testing.T) {
 	})
 }
 
+// Regression: a member whose clock was wrong for a while took another's certificate for expired and shut it out; memberlist had held that one alive all
+// the time, so that nothing told of it when it was let in again.
+func TestWhoIsShutOutByMistakeIsBackOnceLetIn(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScoped(t, []Scope{north}, []Scope{north}, []Scope{north})
+		defer closeAll(s.hosts)
+		eventually(t, 20*time.Second, "all alive", func() bool { return whole(s.hosts) })
+		thinks := func(scopes ...Scope) {
+			s.regions[0].set(s.hosts[1].id, scopes...)
+			s.gossip(0).Pool(north).Reconsider()
+		}
+		thinks(south)
+		eventually(t, scopeGrace+20*time.Second, "shut out", func() bool { return s.state(0, north, 1) == peer.Left })
+		thinks(north)
+		eventually(t, 20*time.Second, "all alive again", func() bool { return whole(s.hosts) })
+	})
+}
+
 func TestAScopeIsOpenOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newScoped(t, []Scope{north})

@@ -143,6 +143,7 @@ func (a *abroad) run() {
 func (a *abroad) look() time.Duration {
 	state := a.m.group.State()
 	now := time.Now()
+	a.m.noteWide(state)
 	a.lock()
 	several := a.several
 	if several {

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +28,7 @@ type pools struct {
 	mu      sync.Mutex
 	wide    map[identity.NodeID]bool            // whom the signed state lets into the wide pool
 	book    []identity.NodeID                   // who should be there
+	version uint64                              // of the state that these are by
 	leaving map[gossip.Scope]context.CancelFunc // ends the wait to leave; nil once it is being left
 	opened  map[gossip.Scope]time.Time
 }
@@ -97,7 +100,8 @@ func (m *membership) followPools(state *coordinator.State) {
 }
 
 // noteWide keeps whom the state lets into the wide pool, and who should be there. Issuers are let in, so that a vote that moves from one to
-// another tears nobody out: who votes is hearsay, who may vote is signed.
+// another tears nobody out: who votes is hearsay, who may vote is signed. Certificates expire and clocks are set, so that it is asked now and then
+// although no state has come.
 func (m *membership) noteWide(state *coordinator.State) {
 	wide, now := map[identity.NodeID]bool{}, m.node.cfg.Now()
 	for _, i := range state.Issuers {
@@ -118,8 +122,24 @@ func (m *membership) noteWide(state *coordinator.State) {
 		}
 	}
 	m.pools.mu.Lock()
+	if state.Version < m.pools.version {
+		m.pools.mu.Unlock()
+		return
+	}
+	changed := !maps.Equal(wide, m.pools.wide)
+	m.pools.version, m.pools.wide, m.pools.book = state.Version, wide, book
+	m.pools.mu.Unlock()
+	if p := m.gossip.Pool(gossip.Wide); changed && p != nil {
+		p.Reconsider()
+	}
+}
+
+// shouldBeWide tells whether a member has a place in the wide pool: it votes or coordinates a region. Others that are let in may be there, or
+// speak for their region from outside.
+func (m *membership) shouldBeWide(id identity.NodeID) bool {
+	m.pools.mu.Lock()
 	defer m.pools.mu.Unlock()
-	m.pools.wide, m.pools.book = wide, book
+	return slices.Contains(m.pools.book, id)
 }
 
 // profile is the timing of this node's region.

@@ -55,10 +55,8 @@ func later(a, b time.Time) time.Time {
 // wideKnows tells whether the wide pool, if this node is in it, has a word on whoever speaks for a region. Then the region's bulletins have none: see
 // apply. When this node joins or leaves the pool, or it hears of the speaker there, that changes without a new bulletin.
 func (a *abroad) wideKnows(id identity.NodeID) bool {
-	a.m.pools.mu.Lock()
-	belongs := a.m.pools.wide[id] // who does not has left it, and what it knew of that one is over
-	a.m.pools.mu.Unlock()
-	return belongs && a.m.gossip.Pool(gossip.Wide) != nil && a.m.node.peers.Verdict(wideVerdict, id) != peer.Unknown
+	// Who should not be there has left it, and what the pool knew of that one is over.
+	return a.m.shouldBeWide(id) && a.m.gossip.Pool(gossip.Wide) != nil && a.m.node.peers.Verdict(wideVerdict, id) != peer.Unknown
 }
 
 // vouches tells whether the peer table has a word of bulletins on a member.
@@ -66,18 +64,15 @@ func (a *abroad) vouches(id identity.NodeID) bool {
 	return a.m.node.peers.Verdict(verdictOfBulletins, id) != peer.Unknown
 }
 
-// gone tells whether whoever speaks for a region has been lost to the wide pool for darkAfter. Who speaks without being in it does so again and
-// again.
+// gone tells whether whoever speaks for a region has been lost to the wide pool for darkAfter. Who speaks without having a place in it does so
+// again and again.
 func (a *abroad) gone(n bulletin.Notice, now time.Time) bool {
 	switch a.m.node.peers.Verdict(wideVerdict, n.Author) {
 	case peer.Alive, peer.Suspect:
 		delete(a.lost, n.Region)
 		return false
 	}
-	a.m.pools.mu.Lock()
-	isWide := a.m.pools.wide[n.Author]
-	a.m.pools.mu.Unlock()
-	if !isWide {
+	if !a.m.shouldBeWide(n.Author) {
 		return now.Sub(a.heard[n.Region]) >= actingLife
 	}
 	since, ok := a.lost[n.Region]

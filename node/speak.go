@@ -94,14 +94,15 @@ func (a *abroad) speakFor(state *coordinator.State, now time.Time) time.Duration
 // repeats reports whether what this node says for its region holds for a while only: nobody in the wide pool knows when it is gone.
 func (a *abroad) repeats(state *coordinator.State) bool { return !a.m.connects(state) }
 
-// compose says who is alive in our region. It is not ready in a pool that has only just been joined.
+// compose says who is alive in our region. It is not ready in a pool that has only just been joined. A coordinator that is suspected is away: this
+// node speaks in its place, and whoever took it for alive would believe only itself.
 func (a *abroad) compose(state *coordinator.State, now time.Time) (b bulletin.Bulletin, ready bool) {
 	list := a.members[a.own]
 	states := map[identity.NodeID]gossip.Member{}
 	for _, p := range a.m.homeMembers() {
 		states[p.ID] = p
 	}
-	_, term, _ := state.RegionCoordinator(a.own)
+	coordinator, term, _ := state.RegionCoordinator(a.own)
 	b = bulletin.Bulletin{
 		Mark:    bulletin.Mark{Region: a.own, Author: a.m.node.ID(), Term: term},
 		Version: state.Version, Roll: bulletin.RollOf(list), Away: make([]bool, len(list)), Left: make([]bool, len(list)),
@@ -112,7 +113,7 @@ func (a *abroad) compose(state *coordinator.State, now time.Time) (b bulletin.Bu
 		p, known := states[id]
 		switch {
 		case id == a.m.node.ID():
-		case known && (p.State == peer.Alive || p.State == peer.Suspect):
+		case known && (p.State == peer.Alive || p.State == peer.Suspect && id != coordinator):
 			if p.Record.StateVersion < state.Keyring.Version {
 				b.Keys = 0
 			}

@@ -62,6 +62,7 @@ func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
 		"load: {every: 5s}\x00load: {users: 5, response: 99999999MB}":       "from 1 to 65536 bytes",
 		"load: {every: 5s}\x00load: {users: 5, ask: n9}":                    "there is no n9",
 		"load: {every: 5s}\x00load: {users: 5, at: region:moon}":            `no region "moon"`,
+		"load: {every: 5s}\x00load: {users: 5, at: 'coordinator:moon'}":     `no region "moon"`,
 		"nat: hard\x00nat: hard, bandwidth: 20MB":                           "20Mbit",
 		"nat: hard\x00nat: hard, mtu: 500":                                  "1280 to 9216",
 		"kill: leader, for: 30s\x00attack: {kind: bribe}":                   "none of replay, junk",

@@ -10,7 +10,7 @@ import (
 	"github.com/phantommesh/phantommesh/internal/nearest"
 )
 
-// Selector names machines: one (n3), those of a region (region:eu), or by what they are at that moment.
+// Selector names machines: one (n3), those of a region (region:eu), or by what they are at that moment (coordinator:eu).
 type Selector struct {
 	words []string
 }
@@ -28,7 +28,11 @@ const (
 
 var selectorWords = []string{wordAll, wordFounder, wordLeader, wordVoters, wordMembers, wordAny, wordOthers}
 
-const regionPrefix = "region:"
+// Words that name a region.
+const (
+	regionPrefix      = "region:"
+	coordinatorPrefix = "coordinator:" // whoever coordinates it
+)
 
 // parseSelector takes words separated by commas.
 func parseSelector(words []string) (Selector, error) {
@@ -55,7 +59,7 @@ func (s Selector) check(scenario *Scenario) error {
 		if slices.Contains(selectorWords, w) {
 			continue
 		}
-		if name, ok := strings.CutPrefix(w, regionPrefix); ok {
+		if name, ok := namedRegion(w); ok {
 			var names []string
 			for _, r := range scenario.Regions {
 				names = append(names, r.Name)
@@ -68,13 +72,21 @@ func (s Selector) check(scenario *Scenario) error {
 		number, isNode := strings.CutPrefix(w, "n")
 		n, err := strconv.Atoi(number)
 		if !isNode || err != nil || n < 1 {
-			return fmt.Errorf("no machine is called %q: use n1 to n%d, region:NAME%s", w, scenario.Nodes(), meant(w, selectorWords))
+			return fmt.Errorf("no machine is called %q: use n1 to n%d, region:NAME, coordinator:NAME%s", w, scenario.Nodes(), meant(w, selectorWords))
 		}
 		if most := scenario.Nodes() + scenario.joins(); n > most {
 			return fmt.Errorf("there is no %s: the machines are n1 to n%d", w, most)
 		}
 	}
 	return nil
+}
+
+// namedRegion is the region in a word that names one.
+func namedRegion(w string) (string, bool) {
+	if name, ok := strings.CutPrefix(w, coordinatorPrefix); ok {
+		return name, true
+	}
+	return strings.CutPrefix(w, regionPrefix)
 }
 
 // joins is how many machines come during the timeline.
@@ -127,6 +139,9 @@ func pickWord(p *play, w string) []*Host {
 	}
 	if region, ok := strings.CutPrefix(w, regionPrefix); ok {
 		return filter(hosts, func(h *Host) bool { return h.at.Region == region })
+	}
+	if region, ok := strings.CutPrefix(w, coordinatorPrefix); ok {
+		return p.hostsByID(p.group().regions[region])
 	}
 	return filter(hosts, func(h *Host) bool { return h.name == w })
 }

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -28,17 +27,7 @@ func TestAMemberGoneBadIsBorne(t *testing.T) {
 	}
 	for _, kind := range traitorKinds {
 		t.Run(kind, func(t *testing.T) {
-			s, err := Parse("traitor.yaml", []byte(strings.Replace(soundTraitor, "KIND", kind, 1)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			r, err := Play(context.Background(), Config{Seed: 1, Dir: t.TempDir()}, s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, v := range r.Violations {
-				t.Errorf("%s %s: %s", clock(v.At), v.Checker, v.Text)
-			}
+			r := playText(t, strings.Replace(soundTraitor, "KIND", kind, 1))
 			did := ""
 			for _, e := range r.Events {
 				if e.Kind == "traitor" && strings.HasPrefix(e.Text, "no longer") {
