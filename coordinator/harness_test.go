@@ -202,6 +202,7 @@ type lab struct {
 	synced bool // logs are written to the disk as in real nodes
 	nodes  []*member
 	shift  atomic.Int64 // how far the mesh's clock is ahead of the bubble's, in nanoseconds
+	unseen atomic.Bool  // gossip has not noticed yet who is gone
 }
 
 // now is what the nodes' clocks say. What they wait for takes the bubble's time, so that months can pass at once.
@@ -269,7 +270,7 @@ func (m *member) config() Config {
 	m.disk = &faultyDisk{}
 	return Config{wrapDisk: m.disk.wrap, Key: m.key, Streams: m.port, Peers: m.peers, Dir: m.dir, Rand: rand.Reader, Now: m.now, Log: m.lab.log(m.name),
 		Timing: m.lab.timing, NoSync: !m.lab.synced,
-		Alive: func(id identity.NodeID) bool { return m.lab.net.reaches(m.key.ID(), id) }}
+		Alive: func(id identity.NodeID) bool { return m.lab.unseen.Load() || m.lab.net.reaches(m.key.ID(), id) }}
 }
 
 func (m *member) id() identity.NodeID { return m.key.ID() }

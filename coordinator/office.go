@@ -47,43 +47,55 @@ const regionMessageMax = 256
 
 // watch of the leader over one coordinator.
 type watch struct {
-	since  time.Time    // when it began: the leader's own, or the coordinator's term
-	heard  atomic.Int64 // Unix nanoseconds of the last reply; 0: none yet
-	cancel context.CancelFunc
+	region   string
+	since    time.Time    // when it began: the leader's own, or the coordinator's term
+	heard    atomic.Int64 // Unix nanoseconds of the last reply; 0: none yet
+	answered bool         // it was heard of since
+	cancel   context.CancelFunc
 }
 
 // offices are the leader's watches over coordinators. Only steer uses them; their goroutines have ended when Group.running has.
 type offices struct {
-	watches     map[identity.NodeID]*watch
+	watches map[identity.NodeID]*watch
+	// mute counts the coordinators of a region in a row that were replaced without having been heard of even once. Each doubles the patience with the
+	// next: of a region that is cut off as a whole everybody seems alive until gossip has noticed, and would be elected in turn.
+	mute        map[string]int
 	predecessor identity.NodeID // who led before this node did
 	due         *time.Timer     // for steer: when the first of them may be silent
 }
 
+// muteMax bounds the doublings of the leader's patience, at 24 s with the WAN timing: gossip has noticed a death by then.
+const muteMax = 4
+
 // observeOffices brings the watches up to date and returns which coordinators are silent.
 func (g *Group) observeOffices(r *replica, s *State, o Observation) map[identity.NodeID]bool {
 	if g.offices.watches == nil {
-		g.offices.watches = map[identity.NodeID]*watch{}
+		g.offices.watches, g.offices.mute = map[identity.NodeID]*watch{}, map[string]int{}
 	}
-	silent, present := map[identity.NodeID]bool{}, map[identity.NodeID]bool{}
-	earliest := time.Duration(-1)
+	present := map[identity.NodeID]string{}
 	for _, region := range s.Regions.List {
-		id, _, ok := s.RegionCoordinator(region.Name)
-		if !ok || id == g.self {
+		if id, _, ok := s.RegionCoordinator(region.Name); ok && id != g.self {
+			present[id] = region.Name
+		}
+	}
+	for id, w := range g.offices.watches {
+		if _, ok := present[id]; ok {
 			continue
 		}
-		present[id] = true
+		w.end()
+		delete(g.offices.watches, id)
+		if g.offices.mute[w.region]++; w.answered {
+			delete(g.offices.mute, w.region)
+		}
+	}
+	silent, earliest := map[identity.NodeID]bool{}, time.Duration(-1)
+	for id, region := range present {
 		server := slices.Contains(o.Voters, id) || slices.Contains(o.Staged, id)
-		left := g.patience(r, id, server)
+		left := g.patience(r, id, region, server)
 		if left <= 0 {
 			silent[id] = true
 		} else if earliest < 0 || left < earliest {
 			earliest = left
-		}
-	}
-	for id, w := range g.offices.watches {
-		if !present[id] {
-			w.end()
-			delete(g.offices.watches, id)
 		}
 	}
 	if earliest >= 0 {
@@ -93,10 +105,10 @@ func (g *Group) observeOffices(r *replica, s *State, o Observation) map[identity
 }
 
 // patience returns how long a coordinator may still stay silent.
-func (g *Group) patience(r *replica, id identity.NodeID, server bool) time.Duration {
+func (g *Group) patience(r *replica, id identity.NodeID, region string, server bool) time.Duration {
 	w, known := g.offices.watches[id]
 	if !known {
-		w = &watch{since: time.Now()}
+		w = &watch{region: region, since: time.Now()}
 		g.offices.watches[id] = w
 	}
 	// Both count always: who has just become a server was heard of by beats only, who has just ceased to be one by Raft only.
@@ -118,6 +130,10 @@ func (g *Group) patience(r *replica, id identity.NodeID, server bool) time.Durat
 			patience /= 4 // it led until a moment ago: either it answers the first heartbeat, or it is why there was an election
 		}
 	}
+	if w.answered = w.answered || heard.After(w.since); w.answered {
+		delete(g.offices.mute, region)
+	}
+	patience <<= min(g.offices.mute[region], muteMax)
 	return patience - time.Since(heard)
 }
 
@@ -133,7 +149,7 @@ func (g *Group) leaveOffices(leader identity.NodeID) {
 	for _, w := range g.offices.watches {
 		w.end()
 	}
-	g.offices.watches = nil
+	g.offices.watches, g.offices.mute = nil, nil
 	if !leader.IsZero() && leader != g.self {
 		g.offices.predecessor = leader
 	}

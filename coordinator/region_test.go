@@ -257,6 +257,39 @@ func TestACoordinatorCutOffIsFencedAndStepsDown(t *testing.T) {
 	})
 }
 
+// Regression: of a region that was cut off as a whole, everybody was elected in turn, every 1.5 s, until gossip had noticed.
+func TestARegionThatIsCutOffIsNotElectedThroughAndThrough(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		home, east := l.regions()
+		_, before, _ := home[0].group.State().RegionCoordinator("east")
+		l.unseen.Store(true)
+		for _, m := range east {
+			l.net.split(1, m.id())
+		}
+		cut := time.Now()
+		term := func() uint64 {
+			_, term, _ := l.leader().group.State().RegionCoordinator("east")
+			return term - before
+		}
+		// After 1, 2, 4, 8, 16 and 32 times the patience with who is silent, by some milliseconds more.
+		office := l.timing.Office
+		for i, at := range []time.Duration{office, 2 * office, 4 * office, 8 * office, 16 * office} {
+			time.Sleep(at*5/4 - time.Since(cut))
+			if n := term(); n != uint64(i+1) {
+				t.Errorf("%d elections within %s", n, time.Since(cut))
+			}
+		}
+		for _, m := range east {
+			l.net.split(0, m.id())
+		}
+		l.unseen.Store(false)
+		l.eventually(20*time.Second, "one is in office", func() bool { return l.agree("east", east...) != nil && l.inOffice("east") == 1 })
+		dead := l.agree("east", east...)
+		dead.kill()
+		l.oneInOffice(electLimit, "another is in office", func() bool { return l.agree("east", l.leader()) != dead && l.inOffice("east") == 1 })
+	})
+}
+
 func TestPartitionsLeaveOneCoordinatorToObey(t *testing.T) {
 	for name, minority := range map[string]int{"2 of 5 go, with the coordinator": 0, "2 of 5 go, without it": 1} {
 		t.Run(name, func(t *testing.T) {
