@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/phantommesh/phantommesh/internal/config"
 	"github.com/phantommesh/phantommesh/internal/localapi"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 // far is how the regions of these tests are connected: 40 ms there and back, 0.6 ms within one.
@@ -118,6 +120,82 @@ func TestMachinesThatWereToldNoRegionFindTheirs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A member of a far region says to everybody that it stands where he does. Those who choose their region by who is near hear that and measure: nobody
+// moves, and honest members are not misjudged because of it.
+func TestNobodyMovesForAMemberThatLiesAboutWhereItIs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time for six nodes")
+	}
+	err := Bubble(context.Background(), Config{Seed: 1, Dir: t.TempDir()}, func(w *World) error {
+		far(w, "paris", "tokyo")
+		for _, x := range []struct {
+			region string
+			named  bool
+		}{{"paris", true}, {"tokyo", true}, {"paris", false}, {"tokyo", true}, {"paris", false}, {"tokyo", false}} {
+			if _, err := settle(w, x.region, x.named); err != nil {
+				return err
+			}
+		}
+		liar, honest, others := w.hosts[1], w.hosts[3], []*Host{w.hosts[0], w.hosts[2], w.hosts[4]}
+		if ok, err := w.Await(5*time.Minute, 5*time.Second, func() bool { return len(astray(w.hosts)) == 0 && placed(others, liar, honest) }); !ok {
+			return fmt.Errorf("before anybody lies: %v, %w", astray(w.hosts), err)
+		}
+		before := moves(w)
+		bad := newTurncoat(w, liar, traitorLiar)
+		w.Go(func(ctx context.Context) {
+			for r := rand.New(rand.NewPCG(1, 1)); ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
+				_ = bad.falsePlace(ctx, r)
+			}
+		})
+		heard := map[string]int{}
+		for range 4 * 12 {
+			if err := w.Sleep(5 * time.Second); err != nil {
+				return err
+			}
+			for _, h := range others {
+				if estimate(h, liar) < 10*time.Millisecond {
+					heard[h.Name()]++
+				}
+				if got := estimate(h, honest); got < 20*time.Millisecond || got > 60*time.Millisecond {
+					t.Errorf("%v: to %s, %s seems to be %v away; it is 38 ms", w.Now(), h.Name(), honest.Name(), got)
+				}
+			}
+		}
+		t.Logf("how often each believed that it is near: %v", heard)
+		if len(heard) != 3 {
+			t.Error("the lie was not heard: this proves nothing")
+		}
+		if n := moves(w) - before; n > 0 || len(astray(w.hosts)) > 0 {
+			t.Errorf("%d moves; %s", n, strings.Join(astray(w.hosts), "; "))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// placed reports whether some know where others are.
+func placed(hosts []*Host, others ...*Host) bool {
+	return !slices.ContainsFunc(hosts, func(h *Host) bool {
+		return slices.ContainsFunc(others, func(o *Host) bool { return estimate(h, o) < 0 })
+	})
+}
+
+// estimate is how far another seems to be by what a host was told of it and says itself; -1: it knows nothing.
+func estimate(h, other *Host) time.Duration {
+	parts, ok := h.Node().Parts()
+	if !ok {
+		return -1
+	}
+	e, _ := parts.Peers.Get(other.id)
+	own, err := peer.ParseRecord(h.id, parts.Gossip.Record())
+	if err != nil || !own.Placed || !e.Record.Placed {
+		return -1
+	}
+	return own.Coordinate.RTT(e.Record.Coordinate)
 }
 
 // moves counts how often a machine has changed its region.

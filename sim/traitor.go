@@ -48,7 +48,7 @@ var traitorActs = map[string][]act{
 	traitorLiar: {
 		{"false-record", (*turncoat).falseRecord}, {"accuse", (*turncoat).accuse}, {"accuse", (*turncoat).accuse}, {"false-version", (*turncoat).falseVersion},
 		{"false-value", (*turncoat).falseValue}, {"false-candidates", (*turncoat).falseCandidates}, {"false-order", (*turncoat).falseOrder},
-		{"false-list", (*turncoat).falseList},
+		{"false-list", (*turncoat).falseList}, {"false-place", (*turncoat).falsePlace},
 	},
 	traitorFlooder: {
 		{"gossip", (*turncoat).floodGossip}, {"gossip", (*turncoat).floodGossip}, {"rumour", (*turncoat).floodRumours}, {"hold", (*turncoat).holdStream},

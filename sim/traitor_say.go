@@ -176,6 +176,31 @@ func (t *turncoat) falseRecord(_ context.Context, r *rand.Rand) error {
 	return t.say(to, alive(parts, t.id, t.incarnation(t.id, r), signed), r)
 }
 
+// falsePlace says to somebody that it stands where he does, in a record of which all else is true.
+func (t *turncoat) falsePlace(_ context.Context, r *rand.Rand) error {
+	parts, ok := t.parts()
+	to := t.victim(r)
+	if !ok || to == nil {
+		return errNoParts
+	}
+	e, known := parts.Peers.Get(to.id)
+	if !known || !e.Record.Placed {
+		return errNothing
+	}
+	out, err := peer.ParseRecord(t.id, parts.Gossip.Record())
+	if err != nil {
+		return err
+	}
+	out.Sequence++
+	out.Placed, out.Coordinate = true, e.Record.Coordinate
+	out.Coordinate.Error = 0 // and is sure of it
+	signed, err := out.Sign(parts.Key)
+	if err != nil {
+		return err
+	}
+	return t.say(to, alive(parts, t.id, t.incarnation(t.id, r), signed), r)
+}
+
 // accuse says of somebody that he is dead, suspect, or has left.
 func (t *turncoat) accuse(_ context.Context, r *rand.Rand) error {
 	to, about, ok := t.two(r)
