@@ -42,10 +42,11 @@ func TestAOneUseTokenAdmitsOneOfTwoRacers(t *testing.T) {
 func TestARevokedNodeIsCutOffEverywhereWithinFiveSeconds(t *testing.T) {
 	need(t)
 	const promise = 5 * time.Second
-	_, nodes := mesh.Grow(t, 4)
+	l, nodes := mesh.Grow(t, 4)
 	mesh.Everybody(t, settled, nodes...)
 	gone, rest := nodes[3], nodes[:3]
 	addr := gone.Addresses()[0]
+	token := gone.Invite("--uses", "3").Token
 	echo := gone.Echo()
 	for _, n := range rest {
 		if err := mesh.Reach(n, gone, echo); err != nil {
@@ -64,6 +65,12 @@ func TestARevokedNodeIsCutOffEverywhereWithinFiveSeconds(t *testing.T) {
 			t.Errorf("the revoked node still reaches %s", n.Name)
 		}
 	}
+	// Whom it has invited does not get in any more.
+	late := mesh.Start(t, l, l.Host("late"))
+	if r := late.Do("join", token); r.Code != mesh.Refused || !strings.Contains(r.Stderr, "revoked") {
+		t.Errorf("invited by a revoked member: want exit code %d and why: %v", mesh.Refused, r.Err())
+	}
+	late.Join(rest[0].Invite().Token)
 	// Neither a restart nor its old state brings it back.
 	gone.Kill()
 	gone.StartOnly()
