@@ -78,7 +78,7 @@ func (a *abroad) speakFor(state *coordinator.State, now time.Time) time.Duration
 	}
 	held, known := a.board.Notice(a.own)
 	again := a.repeats(state) && now.Sub(a.speech.when) >= actingEvery
-	if !known || again || !sameBulletin(b, held.Bulletin) || held.Author != a.m.node.ID() {
+	if !known || again || a.board.Outbid(a.own) || !sameBulletin(b, held.Bulletin) || held.Author != a.m.node.ID() {
 		if a.speech.pace == nil {
 			a.speech.pace = rate.NewLimiter(rate.Every(bulletinEvery), bulletinBurst)
 		}

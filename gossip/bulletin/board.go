@@ -66,6 +66,9 @@ type Board struct {
 	notices map[string]Notice
 	ahead   map[string][]byte
 	rolls   map[string][]roll // by region, the newest first
+	outbid  map[string]uint64 // by region, the highest number of a bulletin whose author does not speak for it, by what is seen here
+
+	horizonOutbid uint64 // the same of the horizons of our own region
 
 	horizon      Horizon
 	horizonRaw   []byte
@@ -80,7 +83,7 @@ type waitingHorizon struct {
 
 // NewBoard returns an empty board.
 func NewBoard() *Board {
-	return &Board{notices: map[string]Notice{}, ahead: map[string][]byte{}, rolls: map[string][]roll{}}
+	return &Board{notices: map[string]Notice{}, ahead: map[string][]byte{}, rolls: map[string][]roll{}, outbid: map[string]uint64{}}
 }
 
 // Turn has the board look at the world through another view. What is said of regions that are no more is forgotten. It returns the regions
@@ -101,6 +104,7 @@ func (b *Board) Turn(v View) (changed []string) {
 	gone := func(region string) bool { return len(v.Regions[region]) == 0 }
 	maps.DeleteFunc(b.rolls, func(region string, _ []roll) bool { return gone(region) })
 	maps.DeleteFunc(b.notices, func(region string, _ Notice) bool { return gone(region) })
+	maps.DeleteFunc(b.outbid, func(region string, _ uint64) bool { return gone(region) })
 	waiting := b.ahead
 	b.ahead = map[string][]byte{}
 	for region, raw := range waiting {
@@ -137,6 +141,9 @@ func (b *Board) Take(raw []byte) (Notice, error) {
 		}
 	}
 	if err := b.entitled(n.Mark, n.Version); err != nil {
+		if known && b.rivals(n.Mark, err) {
+			b.outbid[n.Region] = max(b.outbid[n.Region], n.Number)
+		}
 		return Notice{}, b.await(n.Region, raw, err)
 	}
 	if _, ok := b.list(n); !ok && n.Version > b.view.Version {
@@ -163,6 +170,18 @@ func (b *Board) entitled(m Mark, version uint64) error {
 		return ErrTime
 	}
 	return nil
+}
+
+// rivals reports whether somebody who was refused may speak for the region in the eyes of others: of those who hold its coordinator for dead.
+func (b *Board) rivals(m Mark, refused error) bool {
+	return errors.Is(refused, ErrEntitled) && b.view.RegionOf(m.Author) == m.Region && m.Number <= uint64(b.view.Now.Add(skew).UnixMilli())
+}
+
+// Outbid reports whether another has said something for a region that is newer than what is held here and was refused. Who speaks for the region then
+// has to say anew what it has said: whoever took the other's word for the newest refuses what is older.
+func (b *Board) Outbid(region string) bool {
+	n, ok := b.notices[region]
+	return ok && b.outbid[region] > n.Number
 }
 
 // await keeps what is of a newer state.
@@ -207,8 +226,11 @@ func (b *Board) NextNumber(region string) uint64 {
 	if n, ok := b.notices[region]; ok {
 		next = max(next, n.Number+1)
 	}
+	if of, ok := b.outbid[region]; ok {
+		next = max(next, of+1)
+	}
 	if b.horizon.Region == region {
-		next = max(next, b.horizon.Number+1)
+		next = max(next, b.horizon.Number+1, b.horizonOutbid+1)
 	}
 	return next
 }
@@ -236,7 +258,13 @@ func (b *Board) TakeHorizon(raw []byte, region string) error {
 		if wait := b.horizonAhead; errors.Is(err, ErrAhead) && (wait.mark.Region != region || h.newer(wait.mark)) {
 			b.horizonAhead = waitingHorizon{h.Mark, slices.Clone(raw)}
 		}
+		if b.rivals(h.Mark, err) && b.horizon.Region == region {
+			b.horizonOutbid = max(b.horizonOutbid, h.Number)
+		}
 		return err
+	}
+	if b.horizon.Region != region {
+		b.horizonOutbid = 0
 	}
 	b.horizon, b.horizonRaw = h, slices.Clone(raw)
 	return nil
@@ -259,14 +287,14 @@ func (b *Board) OutOfSight(own string, speaker identity.NodeID, region string) b
 }
 
 // Untold reports whether who speaks for its own region has to tell it which others are out of sight: the region has not heard that from this
-// node in the present term. While nobody was ever out of sight there is nothing to tell.
+// node in the present term, or something newer from another. While nobody was ever out of sight there is nothing to tell.
 func (b *Board) Untold(own string, self identity.NodeID, dark []Dark) bool {
 	h, raw := b.Horizon(own)
 	if raw == nil {
 		return len(dark) > 0
 	}
 	_, term, _ := b.view.Coordinator(own)
-	return h.Author != self || h.Term != term || !slices.Equal(h.Dark, dark)
+	return h.Author != self || h.Term != term || b.horizonOutbid > h.Number || !slices.Equal(h.Dark, dark)
 }
 
 // Lost reports whether those who speak for our region have lost sight of another.

@@ -323,6 +323,41 @@ func TestAHorizonIsItsSpeakersInThePresentTerm(t *testing.T) {
 	check("the first speaks again, and who heard it in its first term alone", first, false, nil, true)
 }
 
+// Regression: two halves of a region were cut off from each other, and each said that the other was away. They met again, and the half without the
+// coordinator spoke once more before it noticed: who had believed it then refused the coordinator's word, which was older, for ever.
+func TestACoordinatorThatIsOutbidSpeaksAgain(t *testing.T) {
+	others, its := NewBoard(), NewBoard()
+	s := east()
+	its.Turn(s.view())
+	s.dead = []int{0}
+	others.Turn(s.view()) // who holds the coordinator for dead
+	number := func(n uint64) func(*Bulletin) { return func(b *Bulletin) { b.Number = n } }
+	first, rival := said(t, 0, number(100)), said(t, 1, number(200))
+	for _, raw := range [][]byte{first, rival} {
+		if _, err := others.Take(raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := its.Take(first); err != nil || its.Outbid("east") {
+		t.Fatal(err, "outbid by nobody")
+	}
+	if _, err := its.Take(said(t, 3, number(150))); !errors.Is(err, ErrEntitled) || its.Outbid("east") {
+		t.Errorf("%v; outbid by somebody of another region", err)
+	}
+	if _, err := its.Take(said(t, 1, number(uint64(noon.Add(time.Hour).UnixMilli())))); !errors.Is(err, ErrEntitled) || its.Outbid("east") {
+		t.Errorf("%v; outbid from the future", err)
+	}
+	if _, err := its.Take(rival); !errors.Is(err, ErrEntitled) || !its.Outbid("east") {
+		t.Fatalf("%v; not outbid", err)
+	}
+	again := said(t, 0, number(its.NextNumber("east")))
+	for _, b := range []*Board{others, its} {
+		if _, err := b.Take(again); err != nil || b.Outbid("east") {
+			t.Errorf("what it says then: %v", err)
+		}
+	}
+}
+
 func TestTheLargestBulletinFits(t *testing.T) {
 	half := make([]bool, MembersMax)
 	for i := range half {
