@@ -222,17 +222,51 @@ func checkEmpty(state string) error {
 		"stop its node (phantom down) and move the folder away, or restore into another one with --state DIR")
 }
 
+// sealedHeaderMax bounds what is read of a file before it is known to be sealed: age's header has some 200 bytes for a passphrase, and a line of its
+// armor 64. The library reads lines without a bound, and somebody may name a disk image.
+const sealedHeaderMax = 16 << 10
+
 func openSealed(from io.Reader, secret string) (io.Reader, error) {
 	who, err := age.NewScryptIdentity(secret)
 	if err != nil {
 		return nil, err
 	}
 	who.SetMaxWorkFactor(scryptWorkMax)
-	r := bufio.NewReader(from)
+	r := bufio.NewReaderSize(from, sealedHeaderMax)
 	if start, _ := r.Peek(len(armor.Header)); strings.HasPrefix(string(start), armor.Header) {
-		return age.Decrypt(armor.NewReader(r), who)
+		r = bufio.NewReaderSize(armor.NewReader(&shortLines{from: r}), sealedHeaderMax)
+	}
+	head, err := r.Peek(sealedHeaderMax)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if !bytes.HasPrefix(head, []byte("age-encryption.org/")) {
+		return nil, errors.New("it does not begin like an age file")
+	}
+	if end := bytes.Index(head, []byte("\n--- ")); end < 0 || !bytes.ContainsRune(head[end+1:], '\n') {
+		return nil, errors.New("its header has no end")
 	}
 	return age.Decrypt(r, who)
+}
+
+// shortLines refuses a text with a line that no armor has.
+type shortLines struct {
+	from io.Reader
+	line int // bytes since the last newline
+}
+
+// Read implements io.Reader.
+func (l *shortLines) Read(b []byte) (int, error) {
+	n, err := l.from.Read(b)
+	for _, c := range b[:n] {
+		if l.line++; c == '\n' {
+			l.line = 0
+		}
+		if l.line > sealedHeaderMax {
+			return 0, errors.New("a line has no end")
+		}
+	}
+	return n, err
 }
 
 func sealedFailure(file string, err error) error {
