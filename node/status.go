@@ -36,6 +36,13 @@ func (n *Node) Status(ctx context.Context) (*localapi.Status, error) {
 	m := n.online.Load()
 	if m == nil {
 		s.Self.Pending = n.applying.Load().shown()
+		select {
+		case <-n.stop:
+			if n.ended != nil {
+				s.Health = append(s.Health, n.ended.Error())
+			}
+		default:
+		}
 		return s, nil
 	}
 	state := m.group.State()

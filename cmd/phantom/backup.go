@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -195,6 +196,7 @@ func (a *app) restore(file, passphrase string, how restoreHow) error {
 	if err != nil {
 		return sealedFailure(file, err)
 	}
+	syscall.Umask(0o077) // as for a node: raft's snapshots are written by its library
 	if err := prepareState(settings.State); err != nil {
 		return err
 	}

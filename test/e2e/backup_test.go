@@ -45,6 +45,11 @@ func TestAFounderWhoseDiskIsLostComesBackFromItsBackup(t *testing.T) {
 		t.Errorf("the only coordinator came back without saying as what: %v", r.Err())
 	}
 	founder.Must("restore", file, "--passphrase-file", pass, "--as-only-coordinator")
+	for _, name := range files(t, founder.State) {
+		if info, err := os.Stat(filepath.Join(founder.State, name)); err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s may be read by others: %v, %v", name, info.Mode(), err)
+		}
+	}
 	founder.Start()
 	mesh.Everybody(t, settled, nodes...)
 	late := mesh.Start(t, l, l.Host("late"))
