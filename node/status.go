@@ -89,8 +89,16 @@ func addressText(addresses []netip.Addr) localapi.List[string] {
 	return out
 }
 
+// current forgets who led when there was a quorum: it leads nobody now.
+func current(c coordinator.Coordinators) coordinator.Coordinators {
+	if !c.Quorum {
+		c.Leader = identity.NodeID{}
+	}
+	return c
+}
+
 func coordinators(state *coordinator.State) localapi.Coordinators {
-	c := state.Coordinators
+	c := current(state.Coordinators)
 	out := localapi.Coordinators{Quorum: c.Quorum, Term: c.Term, Leader: idText(c.Leader)}
 	for _, v := range c.Voters {
 		out.Voters = append(out.Voters, v.String())
@@ -277,7 +285,7 @@ func (n *Node) Coordinators(context.Context) (*localapi.CoordinatorList, error) 
 	}
 	state := m.group.State()
 	m.noteVoters(state) // a change of who votes is no change of the state
-	c := state.Coordinators
+	c := current(state.Coordinators)
 	out := &localapi.CoordinatorList{Quorum: c.Quorum, Leader: idText(c.Leader), Term: c.Term}
 	for _, id := range c.Voters {
 		v := localapi.Voter{ID: id.String(), Since: m.voterSince(id).UTC()}
