@@ -87,7 +87,7 @@ func (m *membership) echo(ctx context.Context, e peer.Entry, r localapi.PingRequ
 	reply.Path = m.node.path(e.ID)
 	if err != nil {
 		reply.Lost = true
-		reply.Error = lossReason(err)
+		reply.Error = m.lossReason(err)
 		return reply
 	}
 	reply.TimeMs = millis(rtt)
@@ -124,8 +124,10 @@ func (m *membership) echoAddress(e peer.Entry, named string) netip.Addr {
 	return all[0]
 }
 
-func lossReason(err error) string {
+func (m *membership) lossReason(err error) string {
 	switch {
+	case errors.Is(err, context.DeadlineExceeded) && m.guard.filters():
+		return "no answer in time; there is a policy, which has to allow icmp for a ping to pass"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
 	case errors.Is(err, dataplane.ErrUnreachable):
@@ -202,6 +204,8 @@ func (n *Node) reachable(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, waitEcho)
 	defer cancel()
-	_, err = m.roundTrip(ctx, e, localapi.PingRequest{Size: pingSize})
-	return err
+	if _, err = m.roundTrip(ctx, e, localapi.PingRequest{Size: pingSize}); err != nil {
+		return errors.New(m.lossReason(err))
+	}
+	return nil
 }

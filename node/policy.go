@@ -31,6 +31,13 @@ type guard struct {
 	problem error // why the policy cannot be read here
 }
 
+// filters tells whether there is a policy.
+func (g *guard) filters() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inForce
+}
+
 // denyAll is what a node does with a policy that it cannot read, if it has read none before: the mesh meant to deny something.
 var denyAll = &policy.Policy{}
 

@@ -109,6 +109,9 @@ func yamlError(err error) error {
 	if strings.Contains(why, "alphabetic or numeric character") {
 		why += `; a * needs quotes: "*"`
 	}
+	if strings.Contains(why, "cannot start any token") {
+		why += "; YAML indents with spaces, not with tabs"
+	}
 	return wrong(line, "%s", why)
 }
 

@@ -49,6 +49,7 @@ func TestErrorsNameTheLineAndWhatWasMeant(t *testing.T) {
 		"rules: [\n":                                           "line 1",
 		"rules:\n  - from: [a]\n":                              `line 2: from: "a" selects nothing; write tag:a, node:a, region:a`,
 		"rules: &a []\nexpect: *a\n":                           "line 2: expect takes a list",
+		"rules:\n\t- from: x\n":                                `spaces, not with tabs`,
 		rule("tag:x", "*", "[icmp]"):                           `a * needs quotes`,
 		rule("tag:x", "[]", "[icmp]"):                          "line 3: to is empty",
 		rule("tag:x", `"*"`, "[tcp/0]"):                        "line 4: allow: \"tcp/0\": ports are 1 to 65535",
