@@ -150,7 +150,7 @@ func (n *Node) Wait(ctx context.Context, r localapi.WaitRequest) error {
 	for {
 		if err := n.reachable(ctx, r.Node); err == nil {
 			return nil
-		} else if ctx.Err() == nil {
+		} else if ctx.Err() == nil || n.online.Load() != nil { // else the time ended while the node was still starting
 			last = err
 		}
 		if f := usageOf(last); f != nil {
