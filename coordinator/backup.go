@@ -52,7 +52,7 @@ func WriteFolderSnapshot(dir string, to io.Writer) error {
 		return ErrNoMesh
 	}
 	mesh := filepath.Join(dir, meshDir)
-	state, err := readStateFile(filepath.Join(mesh, stateName))
+	state, err := readStateFile(filepath.Join(mesh, stateName), nil)
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func replay(ledger *Ledger, store raft.LogStore, after uint64) error {
 // ReadSnapshot reads what WriteSnapshot wrote and verifies it up to the mesh's root.
 func ReadSnapshot(from io.Reader) (Snapshot, error) {
 	r := bufio.NewReader(io.LimitReader(from, 2*maxSnapshotBytes))
-	state, err := decodeStateFrom(r)
+	state, err := decodeStateFrom(r, nil)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("coordinator: the state in the backup: %w", err)
 	}

@@ -19,7 +19,7 @@ func CheckFolder(dir string, self identity.NodeID) error {
 	if _, err := os.Stat(mesh); os.IsNotExist(err) {
 		return nil
 	}
-	s, err := readStateFile(filepath.Join(mesh, stateName))
+	s, err := readStateFile(filepath.Join(mesh, stateName), nil)
 	if err != nil {
 		return err
 	}

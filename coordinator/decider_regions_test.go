@@ -198,7 +198,7 @@ func TestOnlyTheNextTermOfARegionIsTaken(t *testing.T) {
 	if err := encodeState(&file, d.ledger.state); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := decodeState(&file); err != nil || s.Digest() != d.ledger.state.Digest() || s.Version != d.ledger.state.Version {
+	if s, err := decodeState(&file, nil); err != nil || s.Digest() != d.ledger.state.Digest() || s.Version != d.ledger.state.Version {
 		t.Errorf("nor the file: %v", err)
 	}
 }

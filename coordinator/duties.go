@@ -185,7 +185,8 @@ func (g *Group) resignLocally(term uint64) error {
 	if r != nil && g.outdated(r) {
 		term = 0 // what it has promised binds it in its own lineage only
 	}
-	if err := errors.Join(g.save(), keepTerm(g.cfg.Disk, g.mesh, term), wipeReplica(g.cfg.Disk, g.mesh)); err != nil {
+	_, err := g.save()
+	if err = errors.Join(err, keepTerm(g.cfg.Disk, g.mesh, term), wipeReplica(g.cfg.Disk, g.mesh)); err != nil {
 		return err
 	}
 	g.mu.Lock()

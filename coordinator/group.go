@@ -42,7 +42,8 @@ type Config struct {
 	OnState  func()
 	wrapDisk func(disk) disk // tests put faults there
 	// Disk is what Dir is written through; nil: durable.OS.
-	Disk durable.Disk
+	Disk  durable.Disk
+	Shelf *Shelf // of the process, for simulations; nil: nothing is shared
 	// NoSync leaves out fsync of the replicated log: for simulations, never for a real node.
 	NoSync bool
 }
@@ -153,7 +154,7 @@ func open(cfg Config) (*Group, error) {
 	}
 	g.random = mrand.New(mrand.NewChaCha8(seed))
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	state, err := readStateFile(filepath.Join(g.mesh, stateName))
+	state, err := readStateFile(filepath.Join(g.mesh, stateName), cfg.Shelf)
 	if err != nil {
 		return nil, err
 	}
@@ -334,5 +335,6 @@ func (g *Group) Close() error {
 		r.stop()
 	}
 	g.running.Wait()
-	return g.save()
+	_, err := g.save()
+	return err
 }

@@ -29,6 +29,7 @@ type builder struct {
 	office   Office // of who answers a pull, if it shows one
 
 	changed map[identity.NodeID]*Member // read by this builder
+	shelf   *Shelf                      // may be nil
 }
 
 func newBuilder(from *State) *builder {
@@ -119,28 +120,35 @@ func (b *builder) addIssuer(body []byte) error {
 }
 
 func (b *builder) addMember(body []byte) error {
-	var r memberRecord
-	if err := wire.Unmarshal(body, &r); err != nil {
-		return err
-	}
-	cert, _, err := certificate.ParseMember(r.Raw)
+	m, err := b.shelf.member(body)
 	if err != nil {
 		return err
 	}
 	if len(b.members) >= maxMembers {
 		return fmt.Errorf("more than %d members", maxMembers)
 	}
-	if r.Status < Active || r.Status > Left || (r.Status == Active) != (len(r.Revocation) == 0) {
-		return fmt.Errorf("member %s has status %d and a revocation of %d bytes", cert.NodeID().Short(), r.Status, len(r.Revocation))
-	}
-	m := &Member{ID: cert.NodeID(), Certificate: cert, Raw: r.Raw, Status: r.Status, Version: r.Version,
-		Since: time.UnixMilli(r.Since).UTC(), Revocation: r.Revocation, Invitation: r.Invitation,
-		hash: sha256.Sum256(mustRecord(recordMember, r))}
 	if b.changed[m.ID] != nil {
 		return fmt.Errorf("member %s is there twice", m.ID.Short())
 	}
 	b.members[m.ID], b.changed[m.ID] = m, m
 	return nil
+}
+
+func decodeMember(body []byte) (*Member, error) {
+	var r memberRecord
+	if err := wire.Unmarshal(body, &r); err != nil {
+		return nil, err
+	}
+	cert, _, err := certificate.ParseMember(r.Raw)
+	if err != nil {
+		return nil, err
+	}
+	if r.Status < Active || r.Status > Left || (r.Status == Active) != (len(r.Revocation) == 0) {
+		return nil, fmt.Errorf("member %s has status %d and a revocation of %d bytes", cert.NodeID().Short(), r.Status, len(r.Revocation))
+	}
+	return &Member{ID: cert.NodeID(), Certificate: cert, Raw: r.Raw, Status: r.Status, Version: r.Version,
+		Since: time.UnixMilli(r.Since).UTC(), Revocation: r.Revocation, Invitation: r.Invitation,
+		hash: sha256.Sum256(mustRecord(recordMember, r))}, nil
 }
 
 // build verifies issuers and revocations up to the root and returns the state. Member certificates are verified by

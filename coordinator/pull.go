@@ -124,6 +124,7 @@ func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, req
 		base = nil // what the enrolment brought is part of any full state
 	}
 	b := newBuilder(base)
+	b.shelf = g.cfg.Shelf
 	b.head, b.recovery, b.view, b.office = nil, nil, Coordinators{}, Office{}
 	err = readRecords(bufio.NewReader(io.LimitReader(s, stateFileMax)), func(kind uint8, body []byte) error {
 		known, err := b.add(kind, body)

@@ -29,17 +29,18 @@ func encodeState(to io.Writer, s *State) error {
 	return w.end()
 }
 
-func decodeState(from io.Reader) (*State, error) {
-	return decodeStateFrom(bufio.NewReader(io.LimitReader(from, stateFileMax)))
+func decodeState(from io.Reader, shelf *Shelf) (*State, error) {
+	return decodeStateFrom(bufio.NewReader(io.LimitReader(from, stateFileMax)), shelf)
 }
 
 // decodeStateFrom reads a state and nothing behind it.
-func decodeStateFrom(r io.Reader) (*State, error) {
+func decodeStateFrom(r io.Reader, shelf *Shelf) (*State, error) {
 	magic := make([]byte, len(stateMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != stateMagic {
 		return nil, errors.New("it does not begin as a state file of this program version does")
 	}
 	b := newBuilder(nil)
+	b.shelf = shelf
 	err := readRecords(r, func(kind uint8, body []byte) error {
 		known, err := b.add(kind, body)
 		if err == nil && !known {
@@ -56,7 +57,7 @@ func decodeStateFrom(r io.Reader) (*State, error) {
 const damagedState = "move it away together with the folder it is in, then join again with a new invitation; " +
 	"if this was the only coordinator, restore a backup"
 
-func readStateFile(path string) (*State, error) {
+func readStateFile(path string, shelf *Shelf) (*State, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, &DamagedError{Path: path, Err: errors.New("the file is missing"), Next: damagedState}
@@ -65,7 +66,7 @@ func readStateFile(path string) (*State, error) {
 		return nil, fmt.Errorf("coordinator: read the state: %w", err)
 	}
 	defer f.Close()
-	s, err := decodeState(f)
+	s, err := decodeState(f, shelf)
 	if err != nil {
 		return nil, &DamagedError{Path: path, Err: err, Next: damagedState}
 	}
@@ -80,10 +81,13 @@ func writeStateFile(d durable.Disk, path string, s *State) error {
 	return d.WriteFile(path, buf.Bytes())
 }
 
-// Waits of keep: changes come in bursts (ten machines join), and a full disk does not get better within a second.
+// Waits of keep: changes come in bursts (ten machines join), and a full disk does not get better within a second. The whole file is written each time, so
+// that a mesh of thousands in which something changes every second would wear disks out: savePace is what is written on average at most, in bytes a
+// second. Five members are saved at once, a thousand every 40 s.
 const (
 	saveDelay = 50 * time.Millisecond
 	saveAgain = 5 * time.Second
+	savePace  = 128 << 10
 )
 
 // keep writes state.cbor after changes. A voter's ledger is safe in its log, others can pull again: so the file may lag.
@@ -96,7 +100,8 @@ func (g *Group) keep() {
 			return
 		}
 		delay := saveDelay
-		switch err := g.save(); {
+		size, err := g.save()
+		switch {
 		case err != nil:
 			if !failing {
 				g.cfg.Log.Warn("coordinator: the mesh state could not be saved, trying again"+diskHint(err), "err", err)
@@ -107,6 +112,7 @@ func (g *Group) keep() {
 			failing = false
 			g.cfg.Log.Info("coordinator: the mesh state is saved again")
 		}
+		delay += savePause(size)
 		select {
 		case <-time.After(delay):
 		case <-g.ctx.Done():
@@ -115,10 +121,18 @@ func (g *Group) keep() {
 	}
 }
 
-func (g *Group) save() error {
+// savePause is how long a file of so many bytes is let be before it is written again, beside saveDelay.
+func savePause(size int) time.Duration { return time.Duration(size) * time.Second / savePace }
+
+// save writes the file and returns its size.
+func (g *Group) save() (size int, err error) {
 	s := g.State()
 	if head := g.headOf(s); head != nil {
 		s = s.withHead(head)
 	}
-	return writeStateFile(g.cfg.Disk, filepath.Join(g.mesh, stateName), s)
+	var buf bytes.Buffer
+	if err := encodeState(&buf, s); err != nil {
+		return 0, err
+	}
+	return buf.Len(), g.cfg.Disk.WriteFile(filepath.Join(g.mesh, stateName), buf.Bytes())
 }

@@ -90,7 +90,7 @@ func (n *Node) groupConfig(m *membership) coordinator.Config {
 	}
 	return coordinator.Config{
 		Key: n.key, Control: n.control, Peers: n.peers, Dir: n.folder.path, Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.log,
-		Timing: timing, Alive: m.alive, Holds: m.abroad.holds, OnState: m.wake, NoSync: n.cfg.NoSync, Disk: n.cfg.Disk,
+		Timing: timing, Alive: m.alive, Holds: m.abroad.holds, OnState: m.wake, NoSync: n.cfg.NoSync, Disk: n.cfg.Disk, Shelf: n.cfg.Shelf,
 	}
 }
 

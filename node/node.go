@@ -52,6 +52,8 @@ type Config struct {
 	// simulations only.
 	OnPeer func(*device.Peer)
 	NoSync bool
+	// Shelf has what the nodes of one process read of the mesh's state be in memory once; nil: each has its own. For simulations too.
+	Shelf *coordinator.Shelf
 	// Disk is what the state folder is written through; nil: the operating system's.
 	Disk durable.Disk
 	Rand io.Reader
