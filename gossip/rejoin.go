@@ -18,6 +18,9 @@ const (
 	// have heard of it by gossip before theirs: else each newcomer would cost a connection with everybody.
 	crowd     = 8
 	crowdTurn = 50 * time.Millisecond
+	// lookTurn is the least time between two looks at the table of members, for each that belongs to the pool: a look goes through all, and while a mesh
+	// forms something changes all the time.
+	lookTurn = 4 * time.Millisecond
 	// rejoinLook is the longest time between two looks at the address book, which changes without telling.
 	rejoinLook = 5 * time.Second
 	// newcomerTries is how often a member is tried that has just become known, or was heard of, and is not in the address book: for
@@ -152,6 +155,7 @@ type rejoiner struct {
 	plan      absentees
 	seen      map[identity.NodeID]struct{} // members of the table that belong here
 	newcomers map[identity.NodeID]int      // those just admitted, tried until alive, with how often they may still be
+	look      time.Time                    // at the table, not before
 	running   int
 	begun     time.Time // when the last attempt was begun
 	reached   time.Time // when the last attempt ended that reached somebody
@@ -183,11 +187,16 @@ func (p *Pool) rejoin() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		table := changed
+		if time.Now().Before(r.look) {
+			table = nil
+		}
 		select {
 		case <-p.seeking.Done():
 			return
-		case <-changed:
+		case <-table:
 			r.tableChanged(time.Now())
+			r.look = time.Now().Add(lookTurn * time.Duration(len(r.seen)))
 		case <-p.reconsider:
 			r.tableChanged(time.Now())
 		case id := <-p.transport.nudges:
@@ -203,7 +212,11 @@ func (p *Pool) rejoin() {
 		r.expel(now)
 		r.plan.want(r.absent(now), now)
 		r.launch(now)
-		timer.Reset(r.sleep(now))
+		sleep := r.sleep(now)
+		if rest := r.look.Sub(now); rest > 0 {
+			sleep = min(sleep, rest)
+		}
+		timer.Reset(sleep)
 	}
 }
 

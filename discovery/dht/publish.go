@@ -2,6 +2,7 @@ package dht
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	// stores, so that a node whose address flaps does not busy eight others.
 	publishSettle = 10 * time.Second
 	publishPause  = 5 * time.Minute
+	// publishTurn is by how much the first store of a run may come later for each member there is: a store takes some ten new connections, and a
+	// mesh that starts as a whole is not to make them all in one second. A hundred members take 20 s, a thousand three minutes.
+	publishTurn = 200 * time.Millisecond
 	// retryMin and retryMax bound the time between attempts while nobody can be asked.
 	retryMin, retryMax = time.Minute, time.Hour
 	// publishTimeout bounds one attempt.
@@ -67,8 +71,8 @@ func (d *DHT) publish() {
 	case <-d.ctx.Done():
 		return
 	}
-	next := publishSoon
-	for retry := retryMin; d.sleep(publishSettle); {
+	next, settle := publishSoon, publishSettle+rand.N(1+publishTurn*time.Duration(len(d.cfg.Peers.All())))
+	for retry := retryMin; d.sleep(settle); settle = publishSettle {
 		wait, pause := next, publishPause
 		if err := d.put(); err != nil {
 			d.log.Debug("dht: own record not stored", "err", err, "again", retry)
