@@ -41,8 +41,13 @@ func (*acknowledged) Live(v *View) (out []string) {
 }
 
 // everyPairMax is up to how many nodes every pair is tried; in larger meshes each node tries as many others, so that the check does
-// not cost more than the run.
-const everyPairMax = 24
+// not cost more than the run. A pair that has never met takes a connection and a tunnel: of hundreds of nodes each tries fewer, so that there are about
+// pairsMax, but never less than chordsMin.
+const (
+	everyPairMax = 24
+	pairsMax     = 1500
+	chordsMin    = 2
+)
 
 // reachable: once nothing is in the way, everybody reaches everybody.
 type reachable struct {
@@ -92,16 +97,21 @@ func (c *reachable) Live(v *View) (out []string) {
 	return out
 }
 
-// pairs are those that are tried: all, or of many names a ring and chords of it, so that each is in everyPairMax of them.
+// pairs are those that are tried: all, or of many names a ring and chords of it, so that each is in everyPairMax of them, or in fewer of hundreds.
 func pairs(names []string) (out [][2]string) {
 	n := len(names)
+	chords := min(everyPairMax/2, max(pairsMax/max(n, 1), chordsMin))
 	for i := range n {
 		for k := 1; k <= min(n-1-i, everyPairMax) && n <= everyPairMax; k++ {
 			out = append(out, [2]string{names[i], names[i+k]})
 		}
-		for k := 1; k <= everyPairMax/2 && n > everyPairMax; k++ {
+		for k := 1; k <= chords && n > everyPairMax; k++ {
 			// Steps that grow cover near and far, also over the bounds of regions, which are in one piece.
-			out = append(out, [2]string{names[i], names[(i+k*k)%n]})
+			step := k * k
+			if k == chords {
+				step = max(step, n/3)
+			}
+			out = append(out, [2]string{names[i], names[(i+step)%n]})
 		}
 	}
 	return out

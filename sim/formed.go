@@ -31,7 +31,7 @@ func (p *play) returnAll(hosts []*Host) error {
 			return err
 		}
 	}
-	ok, err := p.world.Await(formMax, liveEvery, p.agree)
+	ok, err := p.world.Await(formMax, p.rarely(liveEvery), p.agree)
 	if err == nil && !ok {
 		err = fmt.Errorf("%s after %d machines were started, not all of them know who is there: %s", formMax, len(hosts), p.lastEvents())
 	}

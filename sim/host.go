@@ -191,7 +191,7 @@ func (h *Host) config(p *process) node.Config {
 	return node.Config{
 		Settings: h.settings(), Bind: smallCard{h.card}, NoSync: true, NetworkChanges: p.changes, Rand: h.random(), Now: h.clock.now, Disk: h.disk.mount(h.folder),
 		Log:           slog.New(&hostLog{world: w, host: h.name}),
-		OpenInterface: p.open, OnPeer: release, Multicast: openAir(p),
+		OpenInterface: p.open, OnPeer: release, Shelf: w.shelf, Multicast: openAir(p),
 	}
 }
 

@@ -88,6 +88,9 @@ func (s *Scenario) checkPlaces(line int) error {
 			return wrong(line, "region %s is there twice", r.Name)
 		}
 		seen[r.Name] = true
+		if r.Name == anyRegions[0] {
+			return wrong(line, "no region can be called %s: it stands for all of them", r.Name)
+		}
 		if s.Join == JoinLAN && (!r.LAN || len(s.Regions) > 1) {
 			return wrong(line, "join: lan is for machines of one LAN: one region with lan: true")
 		}
@@ -96,6 +99,9 @@ func (s *Scenario) checkPlaces(line int) error {
 		return wrong(line, "%d nodes: 1 to %d are possible", n, NodesMax)
 	}
 	for _, l := range s.Links {
+		if l.Between == anyRegions {
+			continue
+		}
 		for _, name := range l.Between {
 			if !seen[name] {
 				return wrong(line, "a link to region %q, which is not there", name)

@@ -47,6 +47,7 @@ func TestMistakesInAScenarioAreNamedWithTheirLine(t *testing.T) {
 		"between: [home, away]\x00between: [a, b]":   "not there",
 		"at: 1m\x00at: 20m":                          "after the scenario's end",
 		"loss: 1%\x00loss: 120%":                     "0% to 100%",
+		"name: away\x00name: all":                    "no region can be called all",
 		"for: 10m\x00for: 10m\nformed: maybe":        "line 4: formed: use true or false",
 		"nat: hard\x00nat: harder":                   "none of",
 		"settle: 30s\x00settle: soon":                "no duration",
@@ -153,4 +154,28 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("out of bounds: %d machines, %s", n, s.For)
 		}
 	})
+}
+
+// A link between all regions is for those pairs that have none of their own.
+func TestALinkOfAllRegionsIsForThoseThatHaveNoOther(t *testing.T) {
+	s, err := Parse("all.yaml", []byte(`name: all
+proves: something
+for: 1m
+regions: [{name: a, nodes: 1}, {name: b, nodes: 1}, {name: c, nodes: 1}]
+links: [{between: [b, a], latency: 5ms}, {between: [all, all], latency: 40ms}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &World{links: newLinks(1)}
+	p := &play{world: w, scenario: s}
+	for i := range s.Regions {
+		s.Regions[i].Nodes = 0 // the ways alone
+	}
+	p.lay()
+	for between, want := range map[[2]string]time.Duration{pair("a", "b"): 5 * time.Millisecond, pair("a", "c"): 40 * time.Millisecond, pair("b", "c"): 40 * time.Millisecond} {
+		if got := w.links.routes[between].Latency; got != want {
+			t.Errorf("%v: %v, want %v", between, got, want)
+		}
+	}
 }

@@ -22,6 +22,8 @@ const (
 	auditEvery = time.Minute
 	// liveEvery is the time between two looks after the faults have ended.
 	liveEvery = time.Second
+	// lookMax is of up to how many machines these are the times. Each look compares every two, so with more it comes as much more rarely.
+	lookMax = 200
 	// askMax bounds one question to a node, and formMax the forming of the mesh: both are far beyond the nodes' own bounds.
 	askMax  = 30 * time.Second
 	formMax = 10 * time.Minute
@@ -237,7 +239,12 @@ func (p *play) plan() {
 	}
 	p.planUsers()
 	p.planGrowth()
-	p.repeat(watchEvery, func() { p.watch() })
+	p.repeat(p.rarely(watchEvery), func() { p.watch() })
+}
+
+// rarely is the time between two looks of which this is the least.
+func (p *play) rarely(least time.Duration) time.Duration {
+	return max(least, least*time.Duration(len(p.world.hosts))/lookMax)
 }
 
 // repeat does something again and again until the faults end.
@@ -387,7 +394,7 @@ func (p *play) settle() error {
 			}
 			return nil
 		}
-		if err := p.carryOut(p.world.Now() + liveEvery); err != nil {
+		if err := p.carryOut(p.world.Now() + p.rarely(liveEvery)); err != nil {
 			return err
 		}
 	}

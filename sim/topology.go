@@ -75,11 +75,29 @@ func (p *play) lay() {
 		p.world.SetRoute(r.Name, r.Name, r.Within)
 	}
 	for _, l := range p.scenario.Links {
-		p.world.SetRoute(l.Between[0], l.Between[1], l.Quality)
+		if l.Between == anyRegions {
+			p.linkAll(l.Quality)
+		}
+	}
+	for _, l := range p.scenario.Links {
+		if l.Between != anyRegions {
+			p.world.SetRoute(l.Between[0], l.Between[1], l.Quality)
+		}
 	}
 	for _, r := range p.scenario.Regions {
 		for range r.Nodes {
 			p.newHost(r.Name)
+		}
+	}
+}
+
+// anyRegions are the two regions of a link that is between every two of which no other link says anything.
+var anyRegions = [2]string{"all", "all"}
+
+func (p *play) linkAll(q Quality) {
+	for i, a := range p.scenario.Regions {
+		for _, b := range p.scenario.Regions[:i] {
+			p.world.SetRoute(a.Name, b.Name, q)
 		}
 	}
 }

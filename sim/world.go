@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/phantommesh/phantommesh/coordinator"
 	"github.com/phantommesh/phantommesh/underlay/underlaytest"
 )
 
@@ -29,7 +30,8 @@ type World struct {
 	net   *underlaytest.Network
 	links *links
 
-	noPowerCuts bool // constant once there are hosts: see machineDisk.lasting
+	shelf       *coordinator.Shelf // what the nodes have read
+	noPowerCuts bool               // constant once there are hosts: see machineDisk.lasting
 
 	hostsMu sync.Mutex // held by the driver when it adds one, and by others who look
 	hosts   []*Host
@@ -43,7 +45,7 @@ type World struct {
 }
 
 func newWorld(ctx context.Context, cfg Config) *World {
-	w := &World{cfg: cfg, ctx: ctx, begun: time.Now(), rand: rand.New(rand.NewPCG(cfg.Seed, 1)), net: new(underlaytest.Network)}
+	w := &World{cfg: cfg, ctx: ctx, begun: time.Now(), rand: rand.New(rand.NewPCG(cfg.Seed, 1)), net: new(underlaytest.Network), shelf: coordinator.NewShelf()}
 	w.life, w.end = context.WithCancel(context.Background())
 	w.links = newLinks(cfg.Seed)
 	w.wire.marker = marker(cfg.Seed)
