@@ -251,7 +251,7 @@ func (m *membership) checkEndpoints() localapi.Finding {
 			What: fmt.Sprintf("offered to others: %s, first %s", countOf(len(local), "address", "addresses"), local[0])}
 	}
 	return localapi.Finding{Check: "endpoints", Severity: localapi.SeverityError, What: "this machine has no address that others could reach",
-		Why: "no network interface is up but the loopback one, or --listen names none of its addresses", Next: "connect it to a network, or check --listen"}
+		Why: "it has none but loopback and link-local addresses, or --listen names none of its own", Next: "connect it to a network that gives it an address, or check --listen"}
 }
 
 // checkLAN tells of the other meshes of the LAN. To be alone in one's own beside another is seldom meant: two first machines that did not hear each

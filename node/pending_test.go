@@ -1,14 +1,17 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/discovery"
+	"github.com/phantommesh/phantommesh/internal/localapi"
 )
 
 func TestAFloodOfRequestsIsBounded(t *testing.T) {
@@ -113,5 +116,27 @@ func TestMembersOfAMeshArePutTogetherAndMeshesOfOneNameAreNot(t *testing.T) {
 	}
 	if got := meshesOf(all, ""); len(got) != 2 { // what names no usable address is not offered
 		t.Errorf("%+v", got)
+	}
+}
+
+// Regression: two machines of a LAN with nothing but link-local addresses founded a mesh each, and said nothing.
+func TestAMeshThatIsHeardButHasNoAddressIsSaid(t *testing.T) {
+	heard := func(stage discovery.Stage, addrs ...netip.AddrPort) []discovery.Neighbour {
+		return []discovery.Neighbour{{Beacon: discovery.Beacon{Stage: stage, Mesh: "home", Fingerprint: "aaaaaaaa"}, Addrs: addrs}}
+	}
+	for _, wanted := range []string{"", "home", "aaaaaaaa"} {
+		var f *localapi.Failure
+		if err := outOfReach(heard(discovery.StageMember), wanted); !errors.As(err, &f) || f.Class != localapi.Failed || !strings.Contains(f.Error(), "home (aaaaaaaa)") {
+			t.Errorf("%q wanted: %v", wanted, err)
+		}
+	}
+	if err := outOfReach(heard(discovery.StageMember), "other"); err != nil {
+		t.Error(err)
+	}
+	if err := outOfReach(heard(discovery.StageMember, netip.MustParseAddrPort("192.0.2.1:1")), ""); err != nil {
+		t.Error(err)
+	}
+	if err := outOfReach(heard(discovery.StageSeeking), ""); err != nil {
+		t.Error(err)
 	}
 }

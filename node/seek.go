@@ -83,6 +83,9 @@ func (n *Node) searchLAN(ctx context.Context, wanted string) (*foundMesh, error)
 		case len(meshes) > 1:
 			return nil, severalMeshes(meshes)
 		}
+		if err := outOfReach(neighbours, wanted); err != nil {
+			return nil, err
+		}
 		if wanted != "" {
 			return nil, localapi.Fail(localapi.Failed, "cannot find the mesh "+wanted, fmt.Errorf("no beacon of it was heard in %s", searchTime),
 				"check that a member in this LAN runs without --no-lan, name one with --bootstrap HOST:PORT, or join with an invitation")
@@ -99,6 +102,18 @@ func (n *Node) searchLAN(ctx context.Context, wanted string) (*foundMesh, error)
 		}
 		neighbours = n.lan.Neighbours()
 	}
+}
+
+// outOfReach is the failure for a mesh that is heard and has no address that a node can use: to found another one beside it is not what anybody wants.
+func outOfReach(neighbours []discovery.Neighbour, wanted string) error {
+	for _, x := range neighbours {
+		if x.Stage != discovery.StageMember || len(x.Addrs) > 0 || wanted != "" && wanted != x.Mesh && wanted != x.Fingerprint {
+			continue
+		}
+		return localapi.Fail(localapi.Failed, "cannot ask the mesh "+x.Mesh+" ("+x.Fingerprint+")", errors.New("it is on the LAN, but only at a link-local address, which nodes do not use"),
+			"give that machine and this one addresses of one network, by DHCP, a router or ip addr add, and try again; phantom up --new NAME founds another mesh")
+	}
+	return nil
 }
 
 func severalMeshes(meshes []foundMesh) error {

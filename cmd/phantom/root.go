@@ -71,7 +71,7 @@ func (a *app) root() *cobra.Command {
 	group(groupMesh, a.upVerb(), a.joinVerb(), a.downVerb(), a.leaveVerb(), a.runVerb(), a.setVerb(), a.getVerb())
 	group(groupAdmit, a.inviteVerb(), a.invitationsVerb(), a.requestsVerb(), a.approveVerb(), a.pairVerb(), a.membersVerb(), a.tagVerb(), a.renameVerb(), a.revokeVerb(), a.policyVerb())
 	group(groupLook, a.statusVerb(), a.peersVerb(), a.pingVerb(), a.whyVerb(), a.netcheckVerb(), a.coordinatorsVerb(), a.auditVerb(),
-		a.waitVerb(), a.doctorVerb())
+		a.waitVerb(), a.doctorVerb(), a.metricsVerb())
 	group(groupOther, a.backupVerb(), a.restoreVerb(), a.simVerb(), a.demoVerb(), a.versionVerb(), a.completionVerb())
 	return root
 }
