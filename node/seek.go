@@ -71,6 +71,8 @@ func (n *Node) searchLAN(ctx context.Context, wanted string) (*foundMesh, error)
 	n.announceStage(discovery.StageSeeking)
 	patience := time.NewTimer(searchTime + rivalWait)
 	defer patience.Stop()
+	var grace <-chan time.Time // runs while a mesh is heard without an address
+	late := false
 	neighbours := n.lan.Search(ctx, searchLeast, searchTime, func(x []discovery.Neighbour) bool { return len(meshesOf(x, wanted)) > 0 })
 	for {
 		changed := n.lan.Changed()
@@ -83,18 +85,22 @@ func (n *Node) searchLAN(ctx context.Context, wanted string) (*foundMesh, error)
 		case len(meshes) > 1:
 			return nil, severalMeshes(meshes)
 		}
-		if err := outOfReach(neighbours, wanted); err != nil {
+		switch err := outOfReach(neighbours, wanted); {
+		case err != nil && late:
 			return nil, err
-		}
-		if wanted != "" {
+		case err != nil && grace == nil: // its beacon over IPv4, or one with an address, may be on its way
+			grace = time.After(searchLeast)
+		case err != nil:
+		case wanted != "":
 			return nil, localapi.Fail(localapi.Failed, "cannot find the mesh "+wanted, fmt.Errorf("no beacon of it was heard in %s", searchTime),
 				"check that a member in this LAN runs without --no-lan, name one with --bootstrap HOST:PORT, or join with an invitation")
-		}
-		if !rival(neighbours, n.lan.Label()) {
+		case !rival(neighbours, n.lan.Label()):
 			return nil, nil
 		}
 		select {
 		case <-changed:
+		case <-grace:
+			late = true
 		case <-patience.C:
 			n.log.Warn("another machine of the LAN wanted to found a mesh and did not; founding one here")
 			return nil, nil
@@ -167,7 +173,7 @@ func unasked(wanted foundMesh, err error) *localapi.Failure {
 		switch {
 		case errors.As(f.Err, &other):
 			next = "phantom up --mesh " + other.name + " asks that one"
-		case errors.As(f.Err, &dns), errors.Is(f.Err, underlay.ErrNoCandidates):
+		case errors.As(f.Err, &dns) && !dns.IsTimeout, errors.Is(f.Err, underlay.ErrNoCandidates):
 			next = cmp.Or(next, "check --bootstrap and this machine's name resolution")
 		default:
 			class = localapi.TimedOut
