@@ -105,7 +105,7 @@ func coordinatorChanges(was, is *api.CoordinatorList) (out []string) {
 	}
 	switch {
 	case was.Leader != is.Leader && is.Leader == "":
-		say("no leader: %s is gone", name(was.Leader))
+		say("no leader: %s leads no more", name(was.Leader))
 	case was.Leader != is.Leader:
 		say("%s leads, term %d", name(is.Leader), is.Term)
 	case was.Term != is.Term:

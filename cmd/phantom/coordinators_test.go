@@ -24,7 +24,7 @@ func TestEveryChangeOfTheCoordinatorsIsToldOnce(t *testing.T) {
 		"nothing":   {was, nil},
 		"elections": {with(func(l *api.CoordinatorList) { l.Term = 5 }), []string{"term 5"}},
 		"no leader": {with(func(l *api.CoordinatorList) { l.Quorum, l.Leader = false, "" }),
-			[]string{"quorum is lost: decisions wait, traffic goes on", "no leader: atlas is gone"}},
+			[]string{"quorum is lost: decisions wait, traffic goes on", "no leader: atlas leads no more"}},
 		"another leads": {with(func(l *api.CoordinatorList) { l.Leader, l.Term = "n-b", 4 }), []string{"nas leads, term 4"}},
 		"another votes": {with(func(l *api.CoordinatorList) { l.Voters = []api.Voter{a, {ID: "n-c", Name: "attic"}} }),
 			[]string{"attic votes now", "nas votes no more"}},
