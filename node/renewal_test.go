@@ -90,5 +90,6 @@ func TestMachinesThatWereOffForMonthsReturn(t *testing.T) {
 		}
 		stopSecond()
 		stopFirst()
+		time.Sleep(time.Minute) // memberlist's last probes end by themselves
 	})
 }

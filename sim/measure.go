@@ -26,6 +26,8 @@ type measures struct {
 	coordinators []time.Duration // from the loss of a region's coordinator until it has another
 	converged    []time.Duration // from the last change of who is there until all who can know do
 
+	searches int // for successors, that go on
+
 	changed    time.Duration // the last change
 	converging bool
 }
@@ -69,11 +71,13 @@ func (p *play) expectFailovers(gone []*Host) {
 // awaitSuccessor looks again and again whether a voter knows of what is waited for, and notes how long it took.
 func (p *play) awaitSuccessor(to *[]time.Duration, so func(group) bool) {
 	begun := p.world.Now()
+	p.measures.searches++
 	var look func()
 	look = func() {
 		took := p.world.Now() - begun
 		if took >= failoverMax || p.sawSuccessor(so) {
 			*to = append(*to, took)
+			p.measures.searches--
 			return
 		}
 		p.after(failoverLook, look)

@@ -402,7 +402,8 @@ func (p *play) settle() error {
 
 // watch is one look of the checkers while faults act.
 func (p *play) watch() {
-	audit := p.world.Now()-p.audited >= auditEvery
+	// Without a leader the question for the log waits for one, and the looks for a successor would wait for the question.
+	audit := p.world.Now()-p.audited >= auditEvery && p.measures.searches == 0
 	v := p.look(false, audit)
 	p.safe(v)
 	p.sample(v)
