@@ -49,7 +49,7 @@ type try struct {
 	next     time.Time
 	ended    time.Time // the last attempt; zero before the first
 	busy     bool
-	via      identity.NodeID // who may know the member, if it cannot be reached itself
+	via      identity.NodeID // who may know the member, if it cannot be reached itself; itself, if it was heard where it did not belong
 }
 
 // want sets whom to try: those in it that are new are due after the least backoff, or at the greatest if they left on purpose;
@@ -339,7 +339,7 @@ func (r *rejoiner) attempt(id, with identity.NodeID) {
 // finish notes the end of an attempt. A new member that is out of reach for this node may not be so for who told of it, whom this node may
 // have learned meanwhile.
 func (r *rejoiner) finish(a attempt) {
-	if t := r.plan.tries[a.id]; t != nil && a.direct && !a.reached && !t.via.IsZero() && t.via != r.p.self && r.p.seeking.Err() == nil {
+	if t := r.plan.tries[a.id]; t != nil && a.direct && !a.reached && !t.via.IsZero() && t.via != r.p.self && t.via != a.id && r.p.seeking.Err() == nil {
 		r.attempt(a.id, t.via)
 		return
 	}

@@ -318,6 +318,34 @@ func TestWhoIsShutOutByMistakeIsBackOnceLetIn(t *testing.T) {
 	})
 }
 
+// Regression: who was heard where it did not belong, and then belonged there, counted as the one that may know of itself; while no stream could be
+// opened it was tried again and again without a pause.
+func TestWhoCannotBeReachedIsTriedNowAndThen(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScoped(t, []Scope{north}, []Scope{north})
+		defer closeAll(s.hosts)
+		eventually(t, 20*time.Second, "both alive", func() bool { return whole(s.hosts) })
+		s.regions[0].set(s.hosts[1].id, south)
+		s.gossip(0).Pool(north).Reconsider()
+		stray := func() bool {
+			a := s.gossip(0).Pool(north).admission
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return a.pending[s.hosts[1].id] != nil && a.pending[s.hosts[1].id].via == s.hosts[1].id
+		}
+		eventually(t, 2*time.Minute, "it is heard where it does not belong", stray)
+		s.offline.Store(true)
+		s.regions[0].set(s.hosts[1].id, north)
+		s.gossip(0).Pool(north).Reconsider()
+		time.Sleep(time.Minute)
+		if n := s.refused.Load(); n > 40 {
+			t.Errorf("%d attempts in a minute", n)
+		}
+		s.offline.Store(false)
+		eventually(t, 2*time.Minute, "both alive", func() bool { return whole(s.hosts) })
+	})
+}
+
 func TestAScopeIsOpenOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newScoped(t, []Scope{north})

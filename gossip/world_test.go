@@ -55,6 +55,8 @@ type world struct {
 	packets atomic.Uint64
 	streams atomic.Uint64
 	largest atomic.Uint64
+	offline atomic.Bool   // no stream can be opened, which is known at once
+	refused atomic.Uint64 // how many were refused so
 
 	mu    sync.Mutex
 	nodes map[identity.NodeID]*host
@@ -212,9 +214,15 @@ func (h *host) Gossip() <-chan underlay.GossipPacket { return h.in }
 
 var errNoRoute = errors.New("no route")
 
+// refusedMax is how many streams are refused at once. Further ones wait, so that who asks without end fails a test instead of never ending it.
+const refusedMax = 10_000
+
 // Open implements Streams: like the control channel, it takes two round trips and shows each side the other's certificate.
 func (h *host) Open(ctx context.Context, id identity.NodeID) (net.Conn, error) {
 	w := h.w
+	if w.offline.Load() && w.refused.Add(1) < refusedMax {
+		return nil, errNoRoute
+	}
 	select {
 	case <-time.After(4 * w.delay):
 	case <-ctx.Done():
