@@ -125,6 +125,9 @@ func TestARequestIsSeenAndDecidedInOtherRegions(t *testing.T) {
 		if err != nil || s.Self.Region != "home" {
 			t.Errorf("let in by a member of home, it is of %s, %v", s.Self.Region, err)
 		}
+		if s.Self.RegionWhy == "there is no other region" { // regression: it said so for half a minute
+			t.Error("it does not know of the other region")
+		}
 	})
 }
 

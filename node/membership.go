@@ -152,6 +152,7 @@ func (m *membership) start(group *coordinator.Group) (err error) {
 	m.loops.Go(m.watchRefusals)
 	if state.Version == 0 {
 		m.fetchMembers(state.Coordinators.Leader)
+		signal(m.region.look)
 		m.loops.Go(m.fetchLater)
 	}
 	m.awaitLeader(state)

@@ -92,8 +92,12 @@ func (m *membership) followRegion() {
 
 // chooseRegion looks where the others are and moves if it must.
 func (m *membership) chooseRegion() {
-	home := m.group.State().RegionOf(m.node.ID())
-	if len(m.group.State().Regions.List) < 2 {
+	state := m.group.State()
+	home := state.RegionOf(m.node.ID())
+	if state.Version == 0 {
+		return // who has just enrolled does not know the mesh yet
+	}
+	if len(state.Regions.List) < 2 {
 		m.say("there is no other region")
 		return
 	}

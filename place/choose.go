@@ -169,7 +169,7 @@ func (c *Chooser) better(own distance, rest []distance) (*distance, string) {
 	case best != nil:
 		return best, fmt.Sprintf("nobody has named region %s, and region %s is here: %s", own.region, best.region, best)
 	case nearest == nil:
-		return nil, "there is no other region"
+		return nil, "it is not known yet where another region is"
 	case len(own.deciders) == 0:
 		return nil, fmt.Sprintf("no other member of it is here, and no other region is: region %s is %s", nearest.region, nearest)
 	}
