@@ -214,7 +214,7 @@ func (a *abroad) turnTo(state *coordinator.State, now time.Time) {
 // view is what the board goes by.
 func (a *abroad) view(state *coordinator.State) bulletin.View {
 	return bulletin.View{
-		Mesh: state.Mesh.ID, Now: a.m.node.cfg.Now(), Version: state.Version, Regions: a.members,
+		Mesh: state.Mesh.ID, Self: a.m.node.ID(), Now: a.m.node.cfg.Now(), Version: state.Version, Regions: a.members,
 		RegionOf: func(id identity.NodeID) string {
 			if !state.Active(id) {
 				return ""

@@ -22,6 +22,7 @@ const (
 // View is what the state that is held here says, and the little that is seen beside it.
 type View struct {
 	Mesh identity.MeshID
+	Self identity.NodeID // who looks
 	// Now is the machine's clock, which authors number by and which may be off.
 	Now     time.Time
 	Version uint64
@@ -131,7 +132,7 @@ func (b *Board) Take(raw []byte) (Notice, error) {
 	if err != nil {
 		return Notice{}, err
 	}
-	if old, ok := b.notices[n.Region]; ok && !n.newer(old.Mark) {
+	if old, ok := b.notices[n.Region]; ok && !b.void(old.Mark) && !n.newer(old.Mark) {
 		return Notice{}, ErrStale
 	}
 	public, known := b.view.Public(n.Author)
@@ -166,7 +167,7 @@ func (b *Board) entitled(m Mark, version uint64) error {
 		return ErrAhead
 	case b.view.RegionOf(m.Author) != m.Region, held && coordinator != m.Author && b.view.Alive(coordinator):
 		return ErrEntitled
-	case m.Number > uint64(b.view.Now.Add(skew).UnixMilli()):
+	case b.future(m.Number):
 		return ErrTime
 	}
 	return nil
@@ -174,14 +175,22 @@ func (b *Board) entitled(m Mark, version uint64) error {
 
 // rivals reports whether somebody who was refused may speak for the region in the eyes of others: of those who hold its coordinator for dead.
 func (b *Board) rivals(m Mark, refused error) bool {
-	return errors.Is(refused, ErrEntitled) && b.view.RegionOf(m.Author) == m.Region && m.Number <= uint64(b.view.Now.Add(skew).UnixMilli())
+	return errors.Is(refused, ErrEntitled) && b.view.RegionOf(m.Author) == m.Region && !b.future(m.Number)
 }
 
-// Outbid reports whether another has said something for a region that is newer than what is held here and was refused. Who speaks for the region then
-// has to say anew what it has said: whoever took the other's word for the newest refuses what is older.
+// future reports whether a number is none that a clock gives now.
+func (b *Board) future(number uint64) bool {
+	return number > uint64(max(0, b.view.Now.Add(skew).UnixMilli()))
+}
+
+// void reports whether something is our own and from the future: the clock of this machine was ahead when it was said, and nobody else has taken it.
+func (b *Board) void(m Mark) bool { return m.Author == b.view.Self && b.future(m.Number) }
+
+// Outbid reports whether another has said something for a region that is newer than what is held here and was refused, or nobody else has taken what is
+// held here. Who speaks for the region then has to say anew what it has said: whoever took the other's word for the newest refuses what is older.
 func (b *Board) Outbid(region string) bool {
 	n, ok := b.notices[region]
-	return ok && b.outbid[region] > n.Number
+	return ok && (b.void(n.Mark) || b.outbid[region] > n.Number)
 }
 
 // await keeps what is of a newer state.
@@ -223,14 +232,16 @@ func (b *Board) Notices() []Notice {
 // NextNumber is the number of what is said next for a region: the time, or one above the last that is known.
 func (b *Board) NextNumber(region string) uint64 {
 	next := uint64(max(0, b.view.Now.UnixMilli()))
-	if n, ok := b.notices[region]; ok {
-		next = max(next, n.Number+1)
+	for _, m := range []Mark{b.notices[region].Mark, b.horizon.Mark} {
+		if m.Region == region && !b.void(m) {
+			next = max(next, m.Number+1)
+		}
 	}
 	if of, ok := b.outbid[region]; ok {
 		next = max(next, of+1)
 	}
 	if b.horizon.Region == region {
-		next = max(next, b.horizon.Number+1, b.horizonOutbid+1)
+		next = max(next, b.horizonOutbid+1)
 	}
 	return next
 }
@@ -244,7 +255,7 @@ func (b *Board) TakeHorizon(raw []byte, region string) error {
 	if h.Region != region {
 		return ErrEntitled
 	}
-	if b.horizon.Region == region && !h.newer(b.horizon.Mark) {
+	if b.horizon.Region == region && !b.void(b.horizon.Mark) && !h.newer(b.horizon.Mark) {
 		return ErrStale
 	}
 	public, ok := b.view.Public(h.Author)
@@ -294,7 +305,8 @@ func (b *Board) Untold(own string, self identity.NodeID, dark []Dark) bool {
 		return len(dark) > 0
 	}
 	_, term, _ := b.view.Coordinator(own)
-	return h.Author != self || h.Term != term || b.horizonOutbid > h.Number || !slices.Equal(h.Dark, dark)
+	outbid := b.void(h.Mark) || b.horizonOutbid > h.Number
+	return outbid || h.Author != self || h.Term != term || !slices.Equal(h.Dark, dark)
 }
 
 // Lost reports whether those who speak for our region have lost sight of another.

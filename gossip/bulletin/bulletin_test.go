@@ -358,6 +358,53 @@ func TestACoordinatorThatIsOutbidSpeaksAgain(t *testing.T) {
 	}
 }
 
+// Regression: a coordinator whose clock had been ahead numbered its bulletins by that for as long, and nobody took them.
+func TestWhatWasSaidByAClockThatWasAheadIsSaidAgain(t *testing.T) {
+	s := east()
+	others, its := NewBoard(), NewBoard()
+	others.Turn(s.view())
+	s.now = noon.Add(40 * 24 * time.Hour)
+	ahead := s.view()
+	ahead.Self = keys()[0].ID()
+	its.Turn(ahead)
+	say := func() ([]byte, []byte) {
+		n := its.NextNumber("east")
+		h := Horizon{Mark: Mark{Region: "east", Term: 5, Number: its.NextNumber("east")}, Dark: []Dark{DarkOf("west")}}
+		raw, err := h.Sign(mesh, keys()[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return said(t, 0, func(b *Bulletin) { b.Number = n }), raw
+	}
+	both := func(want error) {
+		t.Helper()
+		b, h := say()
+		_, err := its.Take(b)
+		if err := errors.Join(err, its.TakeHorizon(h, "east")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := others.Take(b); !errors.Is(err, want) {
+			t.Errorf("the bulletin: %v, want %v", err, want)
+		}
+		if err := others.TakeHorizon(h, "east"); !errors.Is(err, want) {
+			t.Errorf("the horizon: %v, want %v", err, want)
+		}
+	}
+	both(ErrTime)
+	untold := func() bool { return its.Untold("east", keys()[0].ID(), []Dark{DarkOf("west")}) }
+	if its.Outbid("east") || untold() {
+		t.Error("it doubts what it says before it knows the time")
+	}
+	its.Now(noon)
+	if !its.Outbid("east") || !untold() {
+		t.Error("it takes for said what nobody has taken")
+	}
+	both(nil)
+	if its.Outbid("east") || untold() {
+		t.Error("it says so again")
+	}
+}
+
 func TestTheLargestBulletinFits(t *testing.T) {
 	half := make([]bool, MembersMax)
 	for i := range half {
