@@ -29,10 +29,11 @@ test: ## everything that proves it works: unit, race and, as root, end-to-end te
 bench: build ## throughput against plain wireguard-go, join time, idle cost, failover (BENCHFLAGS='-only throughput -pairs 3')
 	@$(GO) run ./test/bench $(BENCHFLAGS)
 
-sim: build ## every scenario of the simulator, and drawn ones, SEEDS=3 new seeds each; the soak of three days once
+sim: build ## every scenario of the simulator, and drawn ones, SEEDS=3 new seeds each; the soak of three days, and churn-1000 with sixty machines, once
 	@for s in --random $$($(BIN) sim list --json | grep -o '"name":"[^"]*"' | cut -d'"' -f4); do \
-	  seeds=$(SEEDS); [ $$s = soak-72h ] && seeds=1; \
-	  for n in $$(seq $$seeds); do $(BIN) sim run $$s || exit 1; done; done
+	  seeds=$(SEEDS); nodes=; \
+	  case $$s in soak-72h) seeds=1;; churn-1000) seeds=1 nodes='--nodes 60';; esac; \
+	  for n in $$(seq $$seeds); do $(BIN) sim run $$s $$nodes || exit 1; done; done
 
 nat-grid: build ## which kinds of NAT reach each other how: measures every pair and writes the table of docs/nat.md
 	@$(GO) run ./test/nat -write docs/nat.md
