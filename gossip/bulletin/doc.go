@@ -10,8 +10,12 @@
 //     coordinator in the state that is held here, in the term that is known here. Terms fence: what a coordinator that has been replaced says
 //     is refused by whoever knows of its successor.
 //
-// A [Horizon] is what those who speak for a region tell their own region's members, and nobody else: which other regions they have lost sight of.
-// A bulletin itself does not get old; that there is nobody left who would issue another, only who speaks with the others notices.
+// While a region's halves are cut off from each other two may speak for it in one term, and others believe the newest. So who speaks says it anew when it
+// hears another who is not believed here (Outbid), and when its own clock was wrong.
+//
+// A [Horizon] is what those who speak for a region tell their own region's members, and nobody else: which other regions they have lost sight of. It
+// counts in its speaker's present term only. A bulletin itself does not get old; that there is nobody left who would issue another, only who speaks with
+// the others notices.
 //
 // The package is pure: no goroutine, no clock, no I/O. What it trusts is the [View] of its caller, the mesh's signed state.
 package bulletin
