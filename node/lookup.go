@@ -195,6 +195,11 @@ func (a *abroad) askAbout(other identity.NodeID) {
 func (a *abroad) fetchLarge(from identity.NodeID, region string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.fetchLocked(from, region)
+}
+
+// fetchLocked fetches a region's bulletin.
+func (a *abroad) fetchLocked(from identity.NodeID, region string) {
 	if !a.several || len(a.members[region]) == 0 || a.search.running >= lookupsMax || a.closed {
 		return
 	}

@@ -25,6 +25,9 @@ func (a *abroad) judgeRegions(state *coordinator.State, now time.Time) {
 		if n.Region == a.own {
 			continue
 		}
+		if id, _, ok := state.RegionCoordinator(n.Region); ok && connects && a.board.Deposed(n.Mark) {
+			a.fetchLocked(id, n.Region) // its coordinator may have said it all before
+		}
 		dark := false
 		switch {
 		case connects:

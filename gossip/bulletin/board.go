@@ -132,7 +132,7 @@ func (b *Board) Take(raw []byte) (Notice, error) {
 	if err != nil {
 		return Notice{}, err
 	}
-	if old, ok := b.notices[n.Region]; ok && !b.void(old.Mark) && !n.newer(old.Mark) {
+	if old, ok := b.notices[n.Region]; ok && !b.void(old.Mark) && !b.Deposed(old.Mark) && !n.newer(old.Mark) {
 		return Notice{}, ErrStale
 	}
 	public, known := b.view.Public(n.Author)
@@ -185,6 +185,10 @@ func (b *Board) future(number uint64) bool {
 
 // void reports whether something is our own and from the future: the clock of this machine was ahead when it was said, and nobody else has taken it.
 func (b *Board) void(m Mark) bool { return m.Author == b.view.Self && b.future(m.Number) }
+
+// Deposed reports whether who has said something is no member of the region any more. Whatever one of the region says takes its place, though it be older:
+// who speaks for the region may never have heard of it.
+func (b *Board) Deposed(m Mark) bool { return b.view.RegionOf(m.Author) != m.Region }
 
 // Outbid reports whether another has said something for a region that is newer than what is held here and was refused, or nobody else has taken what is
 // held here. Who speaks for the region then has to say anew what it has said: whoever took the other's word for the newest refuses what is older.
@@ -255,7 +259,7 @@ func (b *Board) TakeHorizon(raw []byte, region string) error {
 	if h.Region != region {
 		return ErrEntitled
 	}
-	if b.horizon.Region == region && !b.void(b.horizon.Mark) && !h.newer(b.horizon.Mark) {
+	if b.horizon.Region == region && !b.void(b.horizon.Mark) && !b.Deposed(b.horizon.Mark) && !h.newer(b.horizon.Mark) {
 		return ErrStale
 	}
 	public, ok := b.view.Public(h.Author)

@@ -358,6 +358,31 @@ func TestACoordinatorThatIsOutbidSpeaksAgain(t *testing.T) {
 	}
 }
 
+// Regression: a member that had been revoked, and did not know, spoke for its region on the wrong side of a partition; what it had said stood there until
+// the coordinator had something new to say.
+func TestWhatARevokedMemberHasSaidGivesWay(t *testing.T) {
+	s := east()
+	s.dead = []int{0}
+	board := NewBoard()
+	board.Turn(s.view())
+	number := func(n uint64) func(*Bulletin) { return func(b *Bulletin) { b.Number = n } }
+	older := said(t, 0, number(100))
+	if _, err := board.Take(said(t, 1, number(200))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := board.Take(older); !errors.Is(err, ErrStale) {
+		t.Fatalf("an older one: %v", err)
+	}
+	s.version, s.of[1] = s.version+1, ""
+	board.Turn(s.view())
+	if n, _ := board.Notice("east"); !board.Deposed(n.Mark) {
+		t.Error("a revoked member still speaks")
+	}
+	if n, err := board.Take(older); err != nil || board.Deposed(n.Mark) {
+		t.Errorf("the coordinator's: %v", err)
+	}
+}
+
 // Regression: a coordinator whose clock had been ahead numbered its bulletins by that for as long, and nobody took them.
 func TestWhatWasSaidByAClockThatWasAheadIsSaidAgain(t *testing.T) {
 	s := east()
