@@ -243,6 +243,8 @@ func (g *Group) PullSoon(from identity.NodeID) {
 func (g *Group) fetch() {
 	timer := time.NewTimer(g.jitter(0))
 	defer timer.Stop()
+	var due time.Time // of the timer
+	wait := func(d time.Duration) { timer.Reset(d); due = time.Now().Add(d) }
 	calm := false // nothing is known to have changed: the region's coordinator will do
 	for {
 		select {
@@ -250,9 +252,11 @@ func (g *Group) fetch() {
 			if err := g.pullOffered(from); err != nil {
 				g.cfg.Log.Debug("coordinator: no state from the member that offered one", "peer", from.Short(), "err", err)
 			}
-			timer.Reset(g.jitter(g.cfg.Timing.poll(g.memberCount(), false))) // coordinators often change right after the ledger
+			wait(g.jitter(g.cfg.Timing.poll(g.memberCount(), false))) // coordinators often change right after the ledger
 		case <-g.refresh:
-			timer.Reset(g.jitter(refreshWait(g.memberCount())))
+			if d := g.jitter(refreshWait(g.memberCount())); time.Until(due) > d { // who asks for it again and again does not put it off
+				wait(d)
+			}
 			calm = false
 		case <-g.pollNow:
 			g.poll(false)
@@ -261,7 +265,7 @@ func (g *Group) fetch() {
 				g.poll(calm)
 			}
 			calm = g.state.Load().Coordinators.Quorum
-			timer.Reset(g.jitter(g.cfg.Timing.poll(g.memberCount(), g.state.Load().Coordinators.Quorum)))
+			wait(g.jitter(g.cfg.Timing.poll(g.memberCount(), g.state.Load().Coordinators.Quorum)))
 		case <-g.ctx.Done():
 			return
 		}

@@ -81,6 +81,7 @@ func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 func (d delegate) NotifyJoin(n *memberlist.Node) {
 	if id, record, ok := d.p.recordOf(n); ok {
 		d.p.roster.joined(id, record, time.Now())
+		d.p.wakeTeller()
 	}
 }
 
@@ -133,10 +134,8 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payl
 // NotifyMsg takes a rumour in.
 func (d delegate) NotifyMsg(b []byte) { d.p.host.rumours.take(d.p, b) }
 
-// GetBroadcasts gives rumours to be sent along.
-func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.p.spreading.GetBroadcasts(overhead, limit)
-}
+// GetBroadcasts gives nothing to be sent along: rumours go on their own, see tellRumours.
+func (d delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
 // LocalState is what is shared beside the members, see [Shared]. Records ride in the members' metas, the ledger's state in its own protocol.
 func (d delegate) LocalState(bool) []byte { return d.p.sharedState() }

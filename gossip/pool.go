@@ -130,6 +130,7 @@ type Pool struct {
 	tasks   sync.WaitGroup // every goroutine of the pool; added to under life or by one already counted
 
 	announce   chan struct{} // has a token when our record is to be spread
+	rumoured   chan struct{} // has a token when there is a new rumour to tell, or somebody new to tell it to
 	reconsider chan struct{} // has a token when who belongs here may have changed
 
 	// snapshots are made one at a time.
@@ -155,7 +156,7 @@ func (h *Host) Open(cfg Config) (*Pool, error) {
 		profile: cfg.Profile, book: cfg.Book, log: c.Log.With("pool", string(cfg.Scope)), stats: &counters{},
 		seal:     newSeal(c.Rand, h.keys, c.Mesh, c.Self, cfg.Scope),
 		roster:   newRoster(),
-		announce: make(chan struct{}, 1), reconsider: make(chan struct{}, 1), life: make(turn, 1),
+		announce: make(chan struct{}, 1), rumoured: make(chan struct{}, 1), reconsider: make(chan struct{}, 1), life: make(turn, 1),
 	}
 	p.fence = newFence(cfg.Admits, p.roster)
 	p.admission = newAdmission(c.Self, c.Mesh, c.Peers, p.fence)
@@ -221,6 +222,7 @@ func (p *Pool) memberlistConfig() *memberlist.Config {
 func (p *Pool) start() {
 	p.tasks.Go(p.publish)
 	p.tasks.Go(p.announcer)
+	p.tasks.Go(p.tellRumours)
 	p.tasks.Go(p.rejoin)
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 // RUMOUR_NODES=500 go test ./gossip -run TestARumourReachesAllWithinSeconds -v prints the row of docs/performance.md: how long it takes until
@@ -61,5 +62,48 @@ func TestARumourReachesAllWithinSeconds(t *testing.T) {
 		closeAll(hosts)
 		time.Sleep(awarenessMax * LAN().ProbeInterval)
 		synctest.Wait()
+	})
+}
+
+// Regression: memberlist gives rumours only the room that its own news leave in a packet: none, for as long as many members of a large pool have something
+// new to say of themselves.
+func TestARumourIsNotHeldUpByOtherNews(t *testing.T) {
+	const n = 60
+	testKey(t, n-1)
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(n)
+		defer closeAll(hosts)
+		startAll(t, hosts)
+		eventually(t, time.Minute, "all alive everywhere", func() bool { return whole(hosts) })
+		time.Sleep(time.Minute)
+		for i, h := range hosts {
+			p := h.pool.Load()
+			r := p.host.cfg.Record
+			r.Sequence += 10
+			for j := range 8 {
+				r.Endpoints = append(r.Endpoints, peer.Endpoint{Addr: addrPort(100*i + j), Kind: peer.Local})
+			}
+			if err := p.host.SetRecord(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second) // everybody has much to pass on now
+		begin := time.Now()
+		if err := hosts[1].pool.Load().host.Rumour(7, []byte("a newer version")); err != nil {
+			t.Fatal(err)
+		}
+		left := slices.DeleteFunc(slices.Clone(hosts), func(h *host) bool { return h == hosts[1] })
+		eventually(t, 20*time.Second, "heard by all", func() bool {
+			left = slices.DeleteFunc(left, func(h *host) bool {
+				return slices.ContainsFunc(drain(h.pool.Load()), func(r Rumour) bool { return r.Topic == 7 })
+			})
+			return len(left) == 0
+		})
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("the last of %d members heard after %v", n, took)
+		} else {
+			t.Logf("the last of %d members heard after %v", n, took)
+		}
 	})
 }

@@ -3,6 +3,8 @@ package gossip
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -161,7 +163,56 @@ func spread(b []byte, in ...*Pool) {
 	for _, p := range in {
 		p.spreading.QueueBroadcast(broadcast(b))
 		p.spreading.Prune(rumoursSpreadMax)
+		p.wakeTeller()
 	}
+}
+
+// wakeTeller has tellRumours look whether there is something to tell, and somebody.
+func (p *Pool) wakeTeller() {
+	select {
+	case p.rumoured <- struct{}{}:
+	default:
+	}
+}
+
+// tellRumours tells a few members of the rumours that are being spread, every GossipInterval while there are any. Memberlist would do so too, but only
+// with the room that its own news leave in a packet: none for minutes, in a large pool in which many have something new to say of themselves.
+func (p *Pool) tellRumours() {
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-p.rumoured:
+		}
+		for p.spreading.NumQueued() > 1 { // one stays, see newQueue
+			some := p.someMembers(p.profile.GossipNodes)
+			if len(some) == 0 {
+				break // who comes wakes us
+			}
+			for _, to := range some {
+				for _, b := range p.spreading.GetBroadcasts(1, packetMax) {
+					if err := p.list.SendBestEffort(to, b); err != nil {
+						p.log.Debug("rumour not sent", "peer", to.Name, "err", err)
+					}
+				}
+			}
+			select {
+			case <-p.ctx.Done():
+				return
+			case <-time.After(p.profile.GossipInterval):
+			}
+		}
+	}
+}
+
+// someMembers are up to n others that memberlist holds alive or suspects, drawn anew each time.
+func (p *Pool) someMembers(n int) []*memberlist.Node {
+	all := slices.DeleteFunc(p.list.Members(), func(m *memberlist.Node) bool { return m.Name == p.selfName })
+	for i := range min(n, len(all)) {
+		j := i + rand.IntN(len(all)-i)
+		all[i], all[j] = all[j], all[i]
+	}
+	return all[:min(n, len(all))]
 }
 
 // Rumour starts a rumour in all pools of this node. It returns at once; whom it reaches, and when, is not told. Our own rumours do not come

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,16 +198,15 @@ func TestABulletinThatFitsNoRumourIsFetched(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		asked := 0
+		var asked atomic.Int64
 		undo, ok := parts.Control.Wrap("bulletin", func(control.Serve) control.Serve {
 			return func(_ context.Context, s *control.Stream) {
 				defer s.Close()
 				var question []any
 				if err := wire.ReadMessage(s, &question, 1<<16); err != nil || len(question) < 2 || question[1] != "east" {
-					t.Errorf("asked %v, %v", question, err)
-					return
+					return // it is asked where somebody is, which has nothing to do with this
 				}
-				asked++
+				asked.Add(1)
 				_ = wire.WriteMessage(s, []any{false, []any{}, [][]byte{raw}}, 1<<16)
 			}
 		})
@@ -225,9 +225,9 @@ func TestABulletinThatFitsNoRumourIsFetched(t *testing.T) {
 			}
 			return ""
 		})
-		if asked == 0 {
+		if asked.Load() == 0 {
 			t.Error("nobody asked for it")
 		}
-		t.Logf("%d asked, all of home know after %s", asked, took)
+		t.Logf("%d asked, all of home know after %s", asked.Load(), took)
 	})
 }

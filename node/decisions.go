@@ -84,7 +84,7 @@ func (m *membership) introducers() []invitation.Member {
 	n := m.node
 	out := []invitation.Member{{ID: n.ID(), Addresses: pickAddresses(addressesOf(n.endpoints()))}}
 	state := m.group.State()
-	all := n.peers.All()
+	all := slices.Clone(n.peers.All())
 	rank := func(e peer.Entry) int {
 		r := 0
 		if !e.Record.Relay {

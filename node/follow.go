@@ -197,7 +197,10 @@ func (m *membership) followGossip() {
 		case e := <-m.gossip.Events():
 			n.log.Debug("gossip", "peer", e.ID.Short(), "event", e.Kind.String(), "pool", string(e.Scope))
 			signal(m.abroad.wake)
-			if e.Kind != gossip.MemberSuspect && e.Kind != gossip.MemberUpdated && m.group.State().Coordinators.Voter(e.ID) {
+			voter := m.group.State().Coordinators.Voter(e.ID)
+			comesOrGoes := voter && e.Kind != gossip.MemberSuspect && e.Kind != gossip.MemberUpdated
+			// A vote that is given to one who may sign already changes nothing in the ledger, which would be news.
+			if newVote := e.Kind == gossip.MemberUpdated && e.Record.Voter != voter; comesOrGoes || newVote {
 				m.group.Refresh()
 			}
 			switch e.Kind {
