@@ -1,7 +1,10 @@
 package node_test
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,5 +127,46 @@ func TestANodeOfAnotherMeshDoesNotSpoilAJoin(t *testing.T) {
 		if ok, err := b.reaches(late, 1); !ok {
 			t.Errorf("the member is not reached: %v", err)
 		}
+	})
+}
+
+// Regression: who may sign already and is given a vote changes nothing in the ledger, so that a member that had come back before it took those for the
+// voters who were so then, for up to twenty minutes.
+func TestAllHearWhoVotesAfterAllWereRestarted(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		const n = 6
+		b.regional(n, "home")
+		voters := func(i int) string {
+			list, err := b.running[i].node.Coordinators(t.Context())
+			if err != nil {
+				return err.Error()
+			}
+			var names []string
+			for _, v := range list.Voters {
+				names = append(names, v.Name)
+			}
+			slices.Sort(names)
+			return strings.Join(names, " ")
+		}
+		agree := func() string {
+			if want := voters(0); len(strings.Fields(want)) < 3 {
+				return "n0 knows of " + want
+			}
+			for i := range n {
+				if voters(i) != voters(0) {
+					return fmt.Sprintf("n%d knows of %s, n0 of %s", i, voters(i), voters(0))
+				}
+			}
+			return ""
+		}
+		b.within(2*time.Minute, agree)
+		for i := range n {
+			b.stop(i)
+			b.start(i, 0, localapi.Entry{}, nil)
+		}
+		t.Logf("all know after %s", b.within(time.Minute, agree))
 	})
 }
