@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -142,17 +143,17 @@ func TestARegionThatIsCutOffIsDeadToTheOthersAndComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubbleMesh(t, dir)
 		defer b.stopAll()
-		var cut bool
+		var cut atomic.Bool
 		east := func(a netip.AddrPort) bool { return (a.Addr().As4()[3]-1)%2 == 1 }
 		b.network.Set(underlaytest.Hooks{
 			Latency: func(_, _ netip.AddrPort) time.Duration { return 20 * time.Millisecond },
-			Drop:    func(from, to netip.AddrPort, _ []byte) bool { return cut && east(from) != east(to) },
-			Refuse:  func(from, to netip.AddrPort) bool { return cut && east(from) != east(to) },
+			Drop:    func(from, to netip.AddrPort, _ []byte) bool { return cut.Load() && east(from) != east(to) },
+			Refuse:  func(from, to netip.AddrPort) bool { return cut.Load() && east(from) != east(to) },
 		})
 		b.regional(3, "home", "east")
 		b.within(15*time.Second, func() string { return b.allShow(nil) })
 		time.Sleep(time.Minute)
-		cut = true
+		cut.Store(true)
 		half := func(i int) bool { return i%2 == 1 }
 		t.Logf("each half has the other for dead after %s", b.within(2*time.Minute, func() string {
 			for i := range b.running {
@@ -169,7 +170,7 @@ func TestARegionThatIsCutOffIsDeadToTheOthersAndComesBack(t *testing.T) {
 			return ""
 		}))
 		time.Sleep(10 * time.Minute)
-		cut = false
+		cut.Store(false)
 		t.Logf("whole again after %s", b.within(3*time.Minute, func() string { return b.allShow(nil) }))
 	})
 }
