@@ -66,6 +66,7 @@ func (d delegate) NotifyMerge(nodes []*memberlist.Node) error {
 			return refusalErrors[refusedName]
 		}
 	}
+	d.p.exchanged.Store(true)
 	return nil
 }
 
@@ -81,7 +82,6 @@ func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 func (d delegate) NotifyJoin(n *memberlist.Node) {
 	if id, record, ok := d.p.recordOf(n); ok {
 		d.p.roster.joined(id, record, time.Now())
-		d.p.wakeTeller()
 	}
 }
 

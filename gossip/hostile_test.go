@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
@@ -321,11 +322,6 @@ func BenchmarkJudge(b *testing.B) {
 }
 
 // accusation is memberlist's suspect and dead message; from the node itself it says that it has left.
-type accusation struct {
-	Incarnation uint32
-	Node, From  string
-}
-
 // Regression: a member that accused another in an incarnation far ahead buried it until it had counted up to that, at the end of the numbers for
 // good; and an old record under such a number kept out all newer ones.
 func TestLiesAboutIncarnationsDoNotLast(t *testing.T) {
@@ -387,6 +383,33 @@ func TestLiesAboutIncarnationsDoNotLast(t *testing.T) {
 	}
 }
 
+// Regression: of a member that says something new of itself and leaves at once, memberlist tells no more than that it left, in an incarnation that
+// nobody has heard of. Who had that from others only took it for a lie, and held the member for alive until it did not answer.
+func TestWhoLeavesRightAfterSomethingNewIsHeardToLeave(t *testing.T) {
+	const n = 12
+	testKey(t, n-1)
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(n)
+		defer closeAll(hosts)
+		startAll(t, hosts)
+		eventually(t, time.Minute, "all alive everywhere", func() bool { return whole(hosts) })
+		time.Sleep(time.Minute)
+		goes, rest := hosts[0], hosts[1:]
+		p := goes.pool.Load()
+		r := p.host.cfg.Record
+		r.Sequence += 10
+		if err := p.host.SetRecord(r); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // memberlist has counted, nobody has heard
+		if err := p.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 2*time.Second, "seen to leave by all", func() bool { return sees(rest, goes.id, peer.Left) })
+	})
+}
+
 func TestWhatIsBelievedOfAnIncarnation(t *testing.T) {
 	self, x, y := identity.NodeID{1}, identity.NodeID{2}, identity.NodeID{3}
 	now := time.Unix(0, 0)
@@ -401,20 +424,29 @@ func TestWhatIsBelievedOfAnIncarnation(t *testing.T) {
 	}{
 		"the node itself":                  {{0, alive(x, x, 5), true, false}, {0, alive(x, x, math.MaxUint32), true, false}},
 		"by others, little by little":      {{0, alive(x, y, 5), true, false}, {0, alive(x, y, 6), true, false}, {0, accuse(x, 6), true, false}},
-		"an accusation ahead":              {{0, alive(x, y, 5), true, false}, {0, accuse(x, 6), false, false}, {0, accuse(x, 5), true, false}},
+		"an accusation ahead":              {{0, alive(x, y, 5), true, false}, {0, accuse(x, 6), true, false}, {0, accuse(x, 5), true, false}},
+		"an accusation far ahead":          {{0, alive(x, y, 5), true, false}, {0, accuse(x, 5+hearsayBurst+1), false, false}, {0, accuse(x, incarnationMax+1), false, false}},
 		"far ahead by others":              {{0, alive(x, y, 5), true, false}, {0, alive(x, y, 5+hearsayBurst+1), false, true}, {0, alive(x, y, 9), true, false}},
 		"asked not too often":              {{0, alive(x, y, 5), true, false}, {0, alive(x, y, 9999), false, true}, {time.Second, alive(x, y, 9999), false, false}},
 		"as far as it can have counted":    {{0, alive(x, y, 5), true, false}, {0, alive(x, y, 5+hearsayBurst), true, false}, {0, alive(x, y, 6+hearsayBurst), false, true}, {2 * time.Second, alive(x, y, 6+hearsayBurst), true, false}},
 		"nobody at the end of the numbers": {{0, alive(x, y, incarnationMax+1), false, false}, {0, alive(x, y, 1), true, false}},
 		"ourselves after a restart":        {{0, alive(self, y, 1), true, false}, {0, alive(self, y, 50_000), true, false}, {0, accuse(self, 60_000), true, false}},
 		"ourselves at the end":             {{0, alive(self, y, 1), true, false}, {0, accuse(self, incarnationMax), false, false}, {0, accuse(self, math.MaxUint32), false, false}},
-		"another's record":                 {{0, says{about: x, from: y, incarnation: 9, alive: true}, true, false}, {0, alive(x, y, 1), true, false}, {0, accuse(x, 9), false, false}},
+		"another's record":                 {{0, says{about: x, from: y, incarnation: 9, alive: true}, true, false}, {0, alive(x, y, 1), true, false}, {0, accuse(x, 9), true, false}},
 	} {
 		g, now := newIncarnations(self), now
 		for i, s := range steps {
 			now = now.Add(s.wait)
-			if ok, ask := g.admit(s.say, now); ok != s.ok || ask != s.ask {
+			var known uint32
+			if c := g.known[s.say.about]; c != nil {
+				known = c.at
+			}
+			as, ok, ask := g.admit(s.say, now)
+			if ok != s.ok || ask != s.ask {
 				t.Errorf("%s, step %d: believed %v, to be asked itself %v", name, i+1, ok, ask)
+			}
+			if !s.say.alive && s.say.about != self && as > known {
+				t.Errorf("%s, step %d: an accusation counts in incarnation %d, %d is known", name, i+1, as, known)
 			}
 		}
 	}

@@ -15,9 +15,11 @@ import (
 // nothing signs it. Whoever has the gossip key could say one of a node that it never had: an accusation ahead of it would hold until the node has
 // counted up to it, one at the end of the numbers for ever, and an old record under a high one would keep out all newer.
 //
-// So what comes is looked at before memberlist sees it. What a node says itself, on its own path or stream, counts as it is. Of what others say of
-// it, an accusation may not be ahead of what is known, and news may be so only as far as the node can have counted meanwhile; if they are
-// farther, the node is asked itself. Refused messages are left out, those beside them go on.
+// So what comes is looked at before memberlist sees it. What a node says itself, on its own path or stream, counts as it is. What others say of it may
+// be ahead of what is known only as far as the node can have counted meanwhile; news that are farther have the node asked itself. An accusation that is
+// ahead counts in the incarnation that is known, in which anybody may accuse anyway. It may be true: who counts and leaves at once is heard to
+// leave, but not to have counted, as memberlist tells only the last that it knows of a node. Refused messages are left out, those beside
+// them go on.
 //
 // It is pure but for its lock: time comes in.
 type incarnations struct {
@@ -59,8 +61,8 @@ type says struct {
 	genuine     bool // of an alive message: the record in it is the node's own, and it is a member
 }
 
-// admit reports whether memberlist may see a message, and whether the node should rather be asked itself.
-func (g *incarnations) admit(m says, now time.Time) (ok, ask bool) {
+// admit reports whether memberlist may see a message, in which incarnation, and whether the node should rather be asked itself.
+func (g *incarnations) admit(m says, now time.Time) (as uint32, ok, ask bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c := g.known[m.about]
@@ -70,31 +72,33 @@ func (g *incarnations) admit(m says, now time.Time) (ok, ask bool) {
 	}
 	switch {
 	case m.alive && !m.genuine:
-		return true, false // memberlist's delegate refuses it, and says why
+		return m.incarnation, true, false // memberlist's delegate refuses it, and says why
 	case m.from == m.about && m.about != g.self:
 		if m.alive {
 			g.raiseLocked(m.about, m.incarnation, now)
 		}
-		return true, false
+		return m.incarnation, true, false
 	case m.incarnation > incarnationMax:
-		return false, c != nil && g.askLocked(c, m, now)
+		return 0, false, c != nil && g.askLocked(c, m, now)
 	case c == nil:
 		if m.alive {
 			g.raiseLocked(m.about, m.incarnation, now)
 		}
-		return true, false
+		return m.incarnation, true, false
 	case m.incarnation <= c.at:
-		return true, false
-	case !m.alive && m.about != g.self:
-		return false, false
+		return m.incarnation, true, false
 	}
 	c.refill(burst, rate, now)
-	if ahead := m.incarnation - c.at; ahead <= c.spare {
-		c.spare -= ahead
-		c.at = m.incarnation
-		return true, false
+	ahead := m.incarnation - c.at
+	if ahead > c.spare {
+		return 0, false, g.askLocked(c, m, now)
 	}
-	return false, g.askLocked(c, m, now)
+	if !m.alive && m.about != g.self {
+		return c.at, true, false
+	}
+	c.spare -= ahead
+	c.at = m.incarnation
+	return m.incarnation, true, false
 }
 
 // itselfEvery is the least time between two questions to one node: a stream and an exchange of everything.
@@ -162,25 +166,44 @@ type lifeMessage struct {
 	Vsn         []uint8
 }
 
-// believes decides on one message of a packet.
-func (t *transport) believes(kind byte, body []byte, from identity.NodeID, now time.Time) bool {
+// accusation is memberlist's suspect and dead.
+type accusation struct {
+	Incarnation uint32
+	Node, From  string
+}
+
+// believes decides on one message of a packet, and returns it as it is to be believed.
+func (t *transport) believes(kind byte, body []byte, from identity.NodeID, now time.Time) ([]byte, bool) {
 	if kind != typeAlive && kind != typeSuspect && kind != typeDead {
-		return true
+		return body, true
 	}
 	var m lifeMessage
 	var handle codec.MsgpackHandle
 	if err := codec.NewDecoderBytes(body, &handle).Decode(&m); err != nil {
-		return true // memberlist reads no more of it than we
+		return body, true // memberlist reads no more of it than we
 	}
 	id, err := identity.ParseNodeID(m.Node)
 	if err != nil {
-		return true // refused by name
+		return body, true // refused by name
 	}
-	return t.heeds(says{about: id, from: from, incarnation: m.Incarnation, alive: kind == typeAlive}, m.Meta, now)
+	as, ok := t.heeds(says{about: id, from: from, incarnation: m.Incarnation, alive: kind == typeAlive}, m.Meta, now)
+	if !ok || as == m.Incarnation {
+		return body, ok
+	}
+	var a accusation // only of these the incarnation is changed
+	if err := codec.NewDecoderBytes(body, &handle).Decode(&a); err != nil {
+		return body, false
+	}
+	a.Incarnation = as
+	message, err := encodeMessage(kind, a)
+	if err != nil {
+		return body, false
+	}
+	return message[1:], true
 }
 
-// heeds decides on what is said of a node, with the record it is said with.
-func (t *transport) heeds(m says, meta []byte, now time.Time) bool {
+// heeds decides on what is said of a node, with the record it is said with, and in which incarnation it counts.
+func (t *transport) heeds(m says, meta []byte, now time.Time) (as uint32, ok bool) {
 	if m.alive {
 		e, known := t.peers.Get(m.about)
 		if m.genuine = known && !e.Revoked; m.genuine {
@@ -190,7 +213,7 @@ func (t *transport) heeds(m says, meta []byte, now time.Time) bool {
 			m.genuine = true // whatever it is, memberlist refutes it
 		}
 	}
-	ok, ask := t.incarnations.admit(m, now)
+	as, ok, ask := t.incarnations.admit(m, now)
 	if !ok {
 		t.stats.refuse(refusedAhead)
 	}
@@ -200,7 +223,7 @@ func (t *transport) heeds(m says, meta []byte, now time.Time) bool {
 		default: // later
 		}
 	}
-	return ok
+	return as, ok
 }
 
 // noteOwn looks whether an alive message that goes out is about ourselves.
@@ -252,9 +275,7 @@ func (l *list) Read(b []byte) (int, error) {
 		}
 		if id, err := identity.ParseNodeID(e.Name); err == nil {
 			m := says{about: id, from: l.with, incarnation: e.Incarnation, alive: e.State == memberlist.StateAlive}
-			if !l.t.heeds(m, e.Meta, time.Now()) {
-				e.Incarnation = 0
-			}
+			e.Incarnation, _ = l.t.heeds(m, e.Meta, time.Now())
 		}
 		var handle codec.MsgpackHandle
 		if err := codec.NewEncoderBytes(&l.next, &handle).Encode(&e); err != nil {

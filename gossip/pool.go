@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -132,6 +133,7 @@ type Pool struct {
 	announce   chan struct{} // has a token when our record is to be spread
 	rumoured   chan struct{} // has a token when there is a new rumour to tell, or somebody new to tell it to
 	reconsider chan struct{} // has a token when who belongs here may have changed
+	exchanged  atomic.Bool   // everything has been exchanged with a member
 
 	// snapshots are made one at a time.
 	snapshots sync.Mutex
@@ -281,6 +283,9 @@ func (p *Pool) tell(c change) {
 		p.log.Info("member is "+c.State.String(), "peer", c.ID.Short(), "before", c.before.String())
 		if s, ok := p.transport.streams.(interface{ Suspect(identity.NodeID) }); ok && c.State != peer.Alive {
 			s.Suspect(c.ID)
+		}
+		if c.State == peer.Alive {
+			p.wakeTeller()
 		}
 		p.host.offer(Event{Kind: kindOf(c.State), Scope: p.scope, ID: c.ID, Record: c.Record})
 	case c.newRecord && c.State == peer.Alive:

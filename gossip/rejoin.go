@@ -289,13 +289,15 @@ func (r *rejoiner) arrive(id identity.NodeID) {
 	}
 }
 
-// absent returns who should be alive and is not.
+// absent returns who should be alive and is not. Until everything has been exchanged with somebody once, that is all: who comes back after a short
+// while may hear from packets that everybody is alive, but not what is shared beside.
 func (r *rejoiner) absent(now time.Time) map[identity.NodeID]peer.State {
 	out := map[identity.NodeID]peer.State{}
+	exchanged := r.p.exchanged.Load()
 	consider := func(id identity.NodeID) bool {
 		state := r.p.roster.state(id)
 		e, known := r.p.peers.Get(id)
-		if id == r.p.self || here(state) || known && (e.Revoked || !r.p.fence.lets(id, now)) {
+		if id == r.p.self || here(state) && exchanged || known && (e.Revoked || !r.p.fence.lets(id, now)) {
 			return false
 		}
 		out[id] = state
@@ -303,6 +305,11 @@ func (r *rejoiner) absent(now time.Time) map[identity.NodeID]peer.State {
 	}
 	for _, id := range r.p.book() {
 		consider(id)
+	}
+	if !exchanged {
+		for _, m := range r.p.roster.all() {
+			consider(m.ID)
+		}
 	}
 	for id, left := range r.newcomers {
 		if left == 0 || !consider(id) {

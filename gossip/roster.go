@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -256,6 +257,26 @@ func (r *roster) all() []Member {
 		out = append(out, s.member(id))
 	}
 	slices.SortFunc(out, func(a, b Member) int { return a.ID.Compare(b.ID) })
+	return out
+}
+
+// draw returns up to n of those that are here, other than self, each as likely as any.
+func (r *roster) draw(n int, self identity.NodeID) []identity.NodeID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]identity.NodeID, 0, n)
+	seen := 0
+	for id, s := range r.members {
+		if id == self || !here(s.state) || s.expelled {
+			continue
+		}
+		seen++
+		if len(out) < n {
+			out = append(out, id)
+		} else if at := rand.IntN(seen); at < n { // reservoir sampling, Vitter's algorithm R
+			out[at] = id
+		}
+	}
 	return out
 }
 

@@ -3,8 +3,6 @@ package gossip
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -185,14 +183,14 @@ func (p *Pool) tellRumours() {
 		case <-p.rumoured:
 		}
 		for p.spreading.NumQueued() > 1 { // one stays, see newQueue
-			some := p.someMembers(p.profile.GossipNodes)
+			some := p.roster.draw(p.profile.GossipNodes, p.self)
 			if len(some) == 0 {
 				break // who comes wakes us
 			}
 			for _, to := range some {
 				for _, b := range p.spreading.GetBroadcasts(1, packetMax) {
-					if err := p.list.SendBestEffort(to, b); err != nil {
-						p.log.Debug("rumour not sent", "peer", to.Name, "err", err)
+					if err := p.list.SendToAddress(memberlistAddress(p.mesh, to), b); err != nil {
+						p.log.Debug("rumour not sent", "peer", to.Short(), "err", err)
 					}
 				}
 			}
@@ -203,16 +201,6 @@ func (p *Pool) tellRumours() {
 			}
 		}
 	}
-}
-
-// someMembers are up to n others that memberlist holds alive or suspects, drawn anew each time.
-func (p *Pool) someMembers(n int) []*memberlist.Node {
-	all := slices.DeleteFunc(p.list.Members(), func(m *memberlist.Node) bool { return m.Name == p.selfName })
-	for i := range min(n, len(all)) {
-		j := i + rand.IntN(len(all)-i)
-		all[i], all[j] = all[j], all[i]
-	}
-	return all[:min(n, len(all))]
 }
 
 // Rumour starts a rumour in all pools of this node. It returns at once; whom it reaches, and when, is not told. Our own rumours do not come

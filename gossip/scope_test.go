@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -430,5 +431,47 @@ func TestWhatIsSharedReachesEveryMemberWithoutRumours(t *testing.T) {
 		if len(shelves[1].State(testScope)) != 40_000 || !whole(hosts) {
 			t.Error("an oversized state was spread, or somebody was lost over it")
 		}
+	})
+}
+
+// Regression: who left and is back at once hears from packets who is alive, as others still tell it of themselves. It missed nobody, reached for nobody,
+// and did not have what is shared for half a minute.
+func TestWhoIsBackAtOnceHasWhatIsShared(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(4)
+		shelves := make([]*shelf, len(hosts))
+		for i, h := range hosts {
+			shelves[i] = &shelf{}
+			shelves[i].host = h.start(func(c *setup) { c.Shared = shelves[i] }).host
+		}
+		defer closeAll(hosts)
+		eventually(t, time.Minute, "all alive everywhere", func() bool { return whole(hosts) })
+		shelves[1].Merge(testScope, []byte("news"))
+		shelves[1].host.SharedChanged()
+		shared := func() bool {
+			return !slices.ContainsFunc(shelves, func(s *shelf) bool { return string(s.State(testScope)) != "news" })
+		}
+		eventually(t, 3*time.Minute, "shared by all", shared)
+		time.Sleep(time.Minute)
+		back := hosts[0]
+		if err := back.pool.Load().Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		back.kill()
+		for _, h := range hosts[1:] { // everybody has something to tell in packets
+			p := h.pool.Load()
+			r := p.host.cfg.Record
+			r.Sequence += 10
+			if err := p.host.SetRecord(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		shelves[0] = &shelf{}
+		shelves[0].host = back.start(func(c *setup) {
+			c.Shared = shelves[0]
+			c.Book = func() []identity.NodeID { return nil } // hears of them before it tries them
+		}).host
+		t.Logf("took %v", eventually(t, 3*time.Second, "shared with who is back", shared))
 	})
 }

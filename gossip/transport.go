@@ -149,13 +149,14 @@ func (t *transport) takeApart(plain []byte, from identity.NodeID) ([]byte, error
 	if !isShort(plain) {
 		var spoiled error
 		var kept [][]byte
-		refused, now := false, time.Now()
+		changed, now := false, time.Now()
 		err := walk(plain, func(kind byte, body []byte) {
-			if !t.believes(kind, body, from, now) {
-				refused = true
+			as, ok := t.believes(kind, body, from, now)
+			changed = changed || !ok || !bytes.Equal(as, body)
+			if !ok {
 				return
 			}
-			kept = append(kept, append([]byte{kind}, body...))
+			kept = append(kept, append([]byte{kind}, as...))
 			switch {
 			case kind == typeAck && bytes.Contains(body, spared):
 				spoiled = errPacketForm
@@ -165,7 +166,7 @@ func (t *transport) takeApart(plain []byte, from identity.NodeID) ([]byte, error
 				t.told(body, from)
 			}
 		})
-		if err = errors.Join(err, spoiled); err == nil && refused {
+		if err = errors.Join(err, spoiled); err == nil && changed {
 			plain = packOf(kept)
 		}
 		return plain, err
@@ -451,7 +452,13 @@ func (a nodeAddr) String() string {
 	return id.Short()
 }
 
+// memberlistAddress is where memberlist sends to reach the node.
+func memberlistAddress(mesh identity.MeshID, id identity.NodeID) memberlist.Address {
+	return memberlist.Address{Addr: net.JoinHostPort(identity.OverlayIPv6(mesh, id).String(), strconv.Itoa(overlayPort)), Name: id.String()}
+}
+
 // joinAddress is the node in the form that Memberlist.Join takes: "name/[address]:port".
 func joinAddress(mesh identity.MeshID, id identity.NodeID) string {
-	return id.String() + "/" + net.JoinHostPort(identity.OverlayIPv6(mesh, id).String(), strconv.Itoa(overlayPort))
+	a := memberlistAddress(mesh, id)
+	return a.Name + "/" + a.Addr
 }

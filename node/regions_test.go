@@ -42,6 +42,10 @@ func (b *bubbleMesh) within(limit time.Duration, what func() string) time.Durati
 			return time.Since(begun)
 		}
 		if time.Since(begun) > limit {
+			for i, log := range b.logs {
+				said := log.String()
+				b.t.Logf("n%d said last:\n%s", i, said[max(0, len(said)-6000):])
+			}
 			b.t.Fatalf("not after %s: %s", limit, missing)
 		}
 		time.Sleep(50 * time.Millisecond)
