@@ -308,7 +308,7 @@ func (g *Group) observeMesh(r *replica) Observation {
 			delete(w.unwilling, id)
 		}
 	}
-	o.Silent, o.Yielding = g.observeOffices(r, g.state.Load(), o), g.observeYielding(now)
+	o.Silent, o.Yielding = g.observeOffices(r, g.state.Load(), o), g.observeYielding(now, w.alive)
 	g.observeKeyring(w, g.state.Load(), &o)
 	return o
 }

@@ -260,14 +260,16 @@ func (g *Group) answerHealth() ([]byte, error) {
 		Alive: uint32(h.Alive), Behind: uint32(h.Behind), Expiring: uint32(h.Expiring), Relays: h.Relays})
 }
 
-// yielded notes coordinators that go (opYield).
-func (g *Group) observeYielding(now time.Time) map[identity.NodeID]bool {
+// observeYielding returns who has given its region away (opYield) and is about to go, by since when members have been alive: who came back after it
+// said so, or is still here when unwillingFor is over, is as good as any.
+func (g *Group) observeYielding(now time.Time, alive map[identity.NodeID]time.Time) map[identity.NodeID]bool {
 	out := map[identity.NodeID]bool{}
 	g.yielding.Range(func(k, v any) bool {
-		if id := k.(identity.NodeID); now.Sub(v.(time.Time)) < unwillingFor {
-			out[id] = true
-		} else {
+		id, said := k.(identity.NodeID), v.(time.Time)
+		if now.Sub(said) >= unwillingFor || alive[id].After(said) {
 			g.yielding.Delete(id)
+		} else {
+			out[id] = true
 		}
 		return true
 	})

@@ -138,6 +138,31 @@ func TestMembersOfAllRegionsAreSeenAliveDeadAndGone(t *testing.T) {
 	})
 }
 
+// Regression: who gave its region away when it stopped was no candidate for half a minute, though it was back at once. A region restarted one by one had
+// nobody to coordinate it then.
+func TestARegionRestartedOneByOneAlwaysHasACoordinator(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		b.regional(3, "home", "east")
+		b.coordinated("home", "east")
+		time.Sleep(10 * time.Second)
+		for range 4 {
+			goes := b.coordinator(0, "east")
+			b.stop(goes)
+			b.within(3*time.Second, func() string {
+				if c := b.coordinator(0, "east"); c < 0 || c == goes {
+					return fmt.Sprintf("n%d was told to stop, n%d coordinates", goes, c)
+				}
+				return ""
+			})
+			b.start(goes, 0, localapi.Entry{}, inRegion("east"))
+			b.within(10*time.Second, func() string { return b.allShow(nil) })
+		}
+	})
+}
+
 // A region goes dark as a whole, and comes back.
 func TestARegionThatIsCutOffIsDeadToTheOthersAndComesBack(t *testing.T) {
 	if testing.Short() {
