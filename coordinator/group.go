@@ -99,6 +99,7 @@ type Group struct {
 
 	state    atomic.Pointer[State] // without the view of a voter, see State
 	dirty    chan struct{}         // to keep: state.cbor is out of date
+	pressing chan struct{}         // to keep: by something that a machine must not have forgotten when it starts anew
 	news     chan struct{}         // to announce
 	wake     chan struct{}         // to steer
 	pullFrom chan identity.NodeID  // to fetch
@@ -145,7 +146,7 @@ type Group struct {
 // open starts a group on the folder Dir/mesh, which exists.
 func open(cfg Config) (*Group, error) {
 	g := &Group{cfg: cfg, self: cfg.Key.ID(), began: time.Now(), mesh: filepath.Join(cfg.Dir, meshDir),
-		dirty: make(chan struct{}, 1), news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pullFrom: make(chan identity.NodeID, 1),
+		dirty: make(chan struct{}, 1), pressing: make(chan struct{}, 1), news: make(chan struct{}, 1), wake: make(chan struct{}, 1), pullFrom: make(chan identity.NodeID, 1),
 		pollNow: make(chan struct{}, 1), refresh: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), admitting: make(chan struct{}, 1),
 		enrolling: rate.NewLimiter(enrollRate, enrollBurst)}
 	var seed [32]byte
@@ -229,14 +230,17 @@ func (g *Group) publish(s *State) {
 		return
 	}
 	g.state.Store(s.withCoordinators(old.Coordinators))
-	g.admitAll(old, s)
+	ended := g.admitAll(old, s)
 	poke(g.dirty)
+	if ended || s.Keyring.Version != old.Keyring.Version || s.Policy.version() != old.Policy.version() {
+		poke(g.pressing)
+	}
 	poke(g.news)
 	poke(g.wake)
 }
 
-// admitAll tells the table of peers what differs between two states.
-func (g *Group) admitAll(old, s *State) {
+// admitAll tells the table of peers what differs between two states, and reports whether somebody's membership has ended.
+func (g *Group) admitAll(old, s *State) (ended bool) {
 	for _, m := range s.Members {
 		if old != nil {
 			if before, ok := old.Member(m.ID); ok && before.Version == m.Version {
@@ -248,10 +252,13 @@ func (g *Group) admitAll(old, s *State) {
 			g.cfg.Peers.Admit(m.Certificate, m.Raw)
 		case Revoked:
 			g.cfg.Peers.Revoke(m.ID)
+			ended = true
 		case Left:
 			// The answer to its leave must still reach it: whoever owns the table drops it a moment later. Trust refuses it from now on.
+			ended = true
 		}
 	}
+	return ended
 }
 
 // State returns the replicated state with the current view of the coordinators. It never goes back.

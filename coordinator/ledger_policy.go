@@ -33,6 +33,14 @@ type Policy struct {
 	hash    [32]byte // of its record
 }
 
+// version is zero of no policy.
+func (p *Policy) version() uint64 {
+	if p == nil {
+		return 0
+	}
+	return p.Version
+}
+
 type policyRecord struct {
 	_       struct{} `cbor:",toarray"`
 	Number  uint64

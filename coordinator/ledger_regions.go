@@ -104,6 +104,16 @@ func (s *State) activeRegions() map[string]int {
 	return out
 }
 
+// CountOf returns how many active members a region has.
+func (s *State) CountOf(region string) (n int) {
+	for _, m := range s.Members {
+		if m.Status == Active && s.RegionOf(m.ID) == region {
+			n++
+		}
+	}
+	return n
+}
+
 // MembersOf returns the active members of every region that has any, sorted by node ID.
 func (s *State) MembersOf() map[string][]identity.NodeID {
 	out := map[string][]identity.NodeID{}

@@ -89,6 +89,20 @@ func (g *Group) heedRegion(from identity.NodeID, m regionMessage) (regionReply, 
 	return regionReply{}, false
 }
 
+const (
+	// versionCrowd is up to how many members of a region each says at once that it holds a newer state. Of more, each waits versionTurn longer for every
+	// one, up to versionPaceMax: else every decision in a region of n would have n records signed, and each checked n times.
+	versionCrowd   = 16
+	versionTurn    = 100 * time.Millisecond
+	versionPaceMax = 2 * time.Minute
+)
+
+// VersionPace is how long, on average, a member of a region of n may keep to itself that it holds a newer state, if it has nothing else to say. Who missed
+// one hears of it from the first that speaks: some turns later, whatever n is.
+func VersionPace(n int) time.Duration {
+	return min(versionTurn*time.Duration(max(0, n-versionCrowd)), versionPaceMax)
+}
+
 // coordinate does a coordinator's duties for its region; steer calls it every tick.
 func (g *Group) coordinate() {
 	office, ok := g.Office()
@@ -97,6 +111,7 @@ func (g *Group) coordinate() {
 		return
 	}
 	s, now := g.state.Load(), time.Now()
+	patience := behindFor + 2*VersionPace(s.CountOf(office.Region))
 	still := map[identity.NodeID]time.Time{}
 	var order []identity.NodeID
 	for _, m := range s.Members {
@@ -111,7 +126,7 @@ func (g *Group) coordinate() {
 		if !before {
 			since = now
 		}
-		if now.Sub(since) >= behindFor && len(order) < ordersPerTick {
+		if now.Sub(since) >= patience && len(order) < ordersPerTick {
 			order, since = append(order, m.ID), now // again, should it not help
 		}
 		still[m.ID] = since

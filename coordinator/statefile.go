@@ -83,7 +83,8 @@ func writeStateFile(d durable.Disk, path string, s *State) error {
 
 // Waits of keep: changes come in bursts (ten machines join), and a full disk does not get better within a second. The whole file is written each time, so
 // that a mesh of thousands in which something changes every second would wear disks out: savePace is what is written on average at most, in bytes a
-// second. Five members are saved at once, a thousand every 40 s.
+// second. Five members are saved at once, a thousand every 40 s. A policy, a key, and that somebody is out do not wait: a machine that loses power and
+// starts alone must not go by what was before.
 const (
 	saveDelay = 50 * time.Millisecond
 	saveAgain = 5 * time.Second
@@ -112,9 +113,10 @@ func (g *Group) keep() {
 			failing = false
 			g.cfg.Log.Info("coordinator: the mesh state is saved again")
 		}
-		delay += savePause(size)
+		wait(g.ctx, delay)
 		select {
-		case <-time.After(delay):
+		case <-time.After(savePause(size)):
+		case <-g.pressing:
 		case <-g.ctx.Done():
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -346,12 +347,16 @@ func (m *membership) publishRecords() {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	last, told := peer.Record{}, peer.Record{}
+	var versionDue time.Time // when the next record may say no more than a newer version
+	later := time.NewTimer(publishInterval)
+	defer later.Stop()
 	for {
 		select {
 		case <-m.ctx.Done():
 			return
 		case <-m.publish:
 		case <-tick.C:
+		case <-later.C:
 		}
 		select {
 		case <-m.ctx.Done():
@@ -363,6 +368,16 @@ func (m *membership) publishRecords() {
 		if sameNews(r, last) {
 			continue
 		}
+		state := m.group.State()
+		now := time.Now()
+		// Before it moves on with the mesh's key, the leader waits for everybody's word.
+		urgent := last.StateVersion < state.Keyring.Version
+		if wait := versionDue.Sub(now); sameMatter(r, last) && !urgent && wait > 0 {
+			later.Reset(wait)
+			continue
+		}
+		pace := coordinator.VersionPace(state.CountOf(state.RegionOf(m.node.ID())))
+		versionDue = now.Add(pace/2 + rand.N(pace+1))
 		last = r
 		r.Sequence = m.nextSequence()
 		m.publishInDHT(r)
