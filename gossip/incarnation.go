@@ -139,6 +139,16 @@ func (g *incarnations) own(incarnation uint32, now time.Time) {
 	g.raiseLocked(g.self, incarnation, now)
 }
 
+// counted is how far a node is known to have counted; zero of one that is not known.
+func (g *incarnations) counted(id identity.NodeID) uint32 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.known[id]; c != nil {
+		return c.at
+	}
+	return 0
+}
+
 // keep forgets nodes that are members no more.
 func (g *incarnations) keep(member func(identity.NodeID) bool) {
 	g.mu.Lock()

@@ -121,6 +121,7 @@ func (p *Pool) Leave(ctx context.Context) error {
 	p.tasks.Go(func() {
 		defer close(p.left)
 		err = p.list.Leave(patience)
+		p.sayLeft()
 	})
 	p.life.Unlock()
 	select {
@@ -132,6 +133,21 @@ func (p *Pool) Leave(ctx context.Context) error {
 		return fmt.Errorf("gossip: leave: %w", err)
 	}
 	return nil
+}
+
+// farewells is how many members are told directly that this node leaves.
+const farewells = 16
+
+// sayLeft tells some members itself that this node has left. Memberlist has it among its own news, of which it may lose one (v0.7.0): what replaces the only
+// message in its queue, and the next that comes, get the same number, and if they are as long the second takes the place of the first.
+func (p *Pool) sayLeft() {
+	message, err := encodeMessage(typeDead, accusation{Incarnation: p.transport.incarnations.counted(p.self), Node: p.selfName, From: p.selfName})
+	if err != nil {
+		return
+	}
+	for _, id := range p.roster.draw(farewells, p.self) {
+		_, _ = p.transport.WriteToAddress(message, memberlistAddress(p.mesh, id)) // some will hear it
+	}
 }
 
 // Close ends the pool without a word; the others will find out. It returns when the pool's goroutines have ended, a Leave that is
