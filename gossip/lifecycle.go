@@ -120,7 +120,7 @@ func (p *Pool) Leave(ctx context.Context) error {
 	var err error
 	p.tasks.Go(func() {
 		defer close(p.left)
-		err = p.list.Leave(patience)
+		err = p.list.Leave(patience * 7 / 8) // the rest is for the next
 		p.sayLeft()
 	})
 	p.life.Unlock()
