@@ -269,3 +269,12 @@ func TestAMemberMovesToAnotherRegionButNotAllTheTime(t *testing.T) {
 		}
 	})
 }
+
+// A region's coordinator gives members that much longer before it takes them for behind, see coordinate.
+func TestHowLongAMemberKeepsANewerStateToItself(t *testing.T) {
+	for n, want := range map[int]time.Duration{0: 0, 1: 0, versionCrowd: 0, versionCrowd + 1: versionTurn, 50: 3400 * time.Millisecond, 5000: versionPaceMax} {
+		if got := VersionPace(n); got != want {
+			t.Errorf("of %d: %v, want %v", n, got, want)
+		}
+	}
+}

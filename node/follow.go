@@ -368,11 +368,8 @@ func (m *membership) publishRecords() {
 		if sameNews(r, last) {
 			continue
 		}
-		state := m.group.State()
-		now := time.Now()
-		// Before it moves on with the mesh's key, the leader waits for everybody's word.
-		urgent := last.StateVersion < state.Keyring.Version
-		if wait := versionDue.Sub(now); sameMatter(r, last) && !urgent && wait > 0 {
+		state, now := m.group.State(), time.Now()
+		if wait := versionDue.Sub(now); wait > 0 && mayWait(r, last, state.Keyring.Version) {
 			later.Reset(wait)
 			continue
 		}
@@ -386,6 +383,12 @@ func (m *membership) publishRecords() {
 		}
 		told = m.tellRegions(r, told)
 	}
+}
+
+// mayWait reports whether a record says no more than that its node holds a newer state. That it holds the mesh's newest key does not wait: the leader moves
+// on when all have said so.
+func mayWait(r, last peer.Record, keyring uint64) bool {
+	return sameMatter(r, last) && (last.StateVersion >= keyring || r.StateVersion < keyring)
 }
 
 // sameMatter is sameNews but for the version of the state, which changes with every decision.

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/phantommesh/phantommesh/peer"
 )
 
 func TestADroppedGossipKeyOpensForAWhile(t *testing.T) {
@@ -38,6 +40,29 @@ func TestADroppedGossipKeyOpensForAWhile(t *testing.T) {
 		}
 		if strings.Join(got, " ") != step.use {
 			t.Errorf("with %q in the ledger %v are used, want %q", step.ledger, got, step.use)
+		}
+	}
+}
+
+func TestARecordThatOnlySaysThatTheStateIsNewerMayWait(t *testing.T) {
+	const keyring = 7
+	last := peer.Record{StateVersion: 6, Region: "home", NAT: peer.NATEasy}
+	for name, c := range map[string]struct {
+		change func(last, r *peer.Record)
+		waits  bool
+	}{
+		"a newer state":                        {func(last, r *peer.Record) { last.StateVersion, r.StateVersion = keyring, 9 }, true},
+		"the first with the newest key":        {func(_, r *peer.Record) { r.StateVersion = keyring }, false},
+		"a newer one than the newest key's":    {func(_, r *peer.Record) { r.StateVersion = 9 }, false},
+		"a newer state, and another region":    {func(last, r *peer.Record) { last.StateVersion, r.StateVersion, r.Region = keyring, 9, "east" }, false},
+		"a newer state, and it votes":          {func(last, r *peer.Record) { last.StateVersion, r.StateVersion, r.Voter = keyring, 9, true }, false},
+		"one that is still older than the key": {func(last, r *peer.Record) { last.StateVersion, r.StateVersion = 3, 5 }, true},
+	} {
+		was := last
+		r := last
+		c.change(&was, &r)
+		if got := mayWait(r, was, keyring); got != c.waits {
+			t.Errorf("%s: waits %v", name, got)
 		}
 	}
 }
