@@ -68,9 +68,10 @@ type abroad struct {
 	lost    map[string]time.Time           // since when whoever speaks for a region has been gone
 	dark    map[string]bool                // regions given up
 
-	speech speech // what we said for our own region
-	search searches
-	posts  posts
+	outlook outlook
+	speech  speech // what we said for our own region
+	search  searches
+	posts   posts
 
 	news []transition // to be told once the lock is free
 
@@ -229,7 +230,7 @@ func (a *abroad) view(state *coordinator.State) bulletin.View {
 			return &m.Certificate.Public, true
 		},
 		Coordinator: state.RegionCoordinator,
-		Alive:       a.m.alive,
+		Presides:    a.presides,
 	}
 }
 

@@ -142,6 +142,13 @@ func (m *membership) shouldBeWide(id identity.NodeID) bool {
 	return slices.Contains(m.pools.book, id)
 }
 
+// mayBeWide tells whether the signed state lets a member into the wide pool.
+func (m *membership) mayBeWide(id identity.NodeID) bool {
+	m.pools.mu.Lock()
+	defer m.pools.mu.Unlock()
+	return m.pools.wide[id]
+}
+
 // profile is the timing of this node's region.
 func (m *membership) profile() gossip.Profile {
 	if m.node.cfg.Settings.Timing == config.WAN {
@@ -162,11 +169,7 @@ func (m *membership) regionPool(region string) gossip.Config {
 // widePool is the pool of those who connect the regions, which are far apart.
 func (m *membership) widePool() gossip.Config {
 	return gossip.Config{Scope: gossip.Wide, Profile: gossip.WAN(),
-		Admits: func(id identity.NodeID) bool {
-			m.pools.mu.Lock()
-			defer m.pools.mu.Unlock()
-			return m.pools.wide[id]
-		},
+		Admits: m.mayBeWide,
 		Book: func() []identity.NodeID {
 			m.pools.mu.Lock()
 			defer m.pools.mu.Unlock()

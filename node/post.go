@@ -186,6 +186,9 @@ func (a *abroad) post(to identity.NodeID, q newsQuestion, acting bool) {
 		a.m.node.log.Debug("report of our region not taken", "peer", to.Short(), "err", err)
 	} else {
 		a.posts.failed, a.posts.answered = 0, now
+		if acting {
+			a.believe(a.m.group.State(), to, answer.Bulletins)
+		}
 	}
 	a.mu.Unlock()
 	for _, raw := range answer.Bulletins {

@@ -139,14 +139,14 @@ func (a *abroad) merge(b []byte) {
 		a.counts.refused.Add(1)
 		return
 	}
+	if len(w.Horizon) > 0 {
+		a.hearHorizon(w.Horizon) // first: whom to believe of the others
+	}
 	for _, raw := range w.Bulletins {
 		a.hear(raw)
 	}
 	for _, r := range w.Records {
 		a.hearRecord(r.ID, r.Signed)
-	}
-	if len(w.Horizon) > 0 {
-		a.hearHorizon(w.Horizon)
 	}
 }
 

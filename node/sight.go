@@ -21,6 +21,7 @@ func (a *abroad) judgeRegions(state *coordinator.State, now time.Time) {
 		a.speech.since = now
 	}
 	a.speech.speaks = speaks
+	a.lookOut(connects, speaks, speaker)
 	for _, n := range a.board.Notices() {
 		if n.Region == a.own {
 			continue

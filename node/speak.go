@@ -18,7 +18,7 @@ import (
 
 const (
 	// bulletinEvery and bulletinBurst bound how often a region's bulletin changes, so that members that come and go do not make the whole mesh
-	// talk: what happens meanwhile is in the next.
+	// talk: what happens meanwhile is in the next. Horizons have a pace of their own, the same.
 	bulletinEvery = 10 * time.Second
 	bulletinBurst = 6
 	// speakAfter is how long a node must have been in its region's pool to say who is missing there; less, if nobody is.
@@ -34,6 +34,8 @@ type speech struct {
 	when   time.Time // the last one
 	speaks bool      // it spoke for the region when it last looked
 	since  time.Time // it does so
+
+	horizons *rate.Limiter // the pace of those
 }
 
 // speaker is who speaks for our region, and whether this node does.
@@ -87,8 +89,7 @@ func (a *abroad) speakFor(state *coordinator.State, now time.Time) time.Duration
 		}
 		a.issue(state, b, now)
 	}
-	a.tellHorizon(state, now)
-	return abroadLook
+	return a.tellHorizon(state, now)
 }
 
 // repeats reports whether what this node says for its region holds for a while only: nobody in the wide pool knows when it is gone.
@@ -158,16 +159,28 @@ func (a *abroad) spread(region string, raw []byte) {
 	}
 }
 
-// tellHorizon tells our region which others are out of sight, when that has changed or another has told it before. A region where nobody was ever out of sight hears nothing.
-func (a *abroad) tellHorizon(state *coordinator.State, now time.Time) {
-	var dark []bulletin.Dark
+// tellHorizon tells our region which others are out of sight or headless, when that has changed or another has told it before, and returns when to look
+// again. A region where nobody was ever out of sight hears nothing.
+func (a *abroad) tellHorizon(state *coordinator.State, now time.Time) time.Duration {
+	var dark, headless []bulletin.Dark
 	for _, n := range a.board.Notices() {
-		if a.dark[n.Region] && len(dark) < bulletin.DarkMax {
+		switch {
+		case a.dark[n.Region]:
 			dark = append(dark, bulletin.DarkOf(n.Region))
+		case a.headless(state, n.Mark):
+			headless = append(headless, bulletin.HeadlessOf(n.Region))
 		}
 	}
+	dark = append(dark, headless...)
+	dark = dark[:min(len(dark), bulletin.DarkMax)]
 	if !a.board.Untold(a.own, a.m.node.ID(), dark) {
-		return
+		return abroadLook
+	}
+	if a.speech.horizons == nil {
+		a.speech.horizons = rate.NewLimiter(rate.Every(bulletinEvery), bulletinBurst)
+	}
+	if !a.speech.horizons.AllowN(now, 1) {
+		return time.Second
 	}
 	_, term, _ := state.RegionCoordinator(a.own)
 	h := bulletin.Horizon{Mark: bulletin.Mark{Region: a.own, Author: a.m.node.ID(), Term: term, Number: a.board.NextNumber(a.own)}, Dark: dark}
@@ -177,7 +190,7 @@ func (a *abroad) tellHorizon(state *coordinator.State, now time.Time) {
 	}
 	if err != nil {
 		a.m.node.log.Debug("no horizon of our region", "region", a.own, "err", err)
-		return
+		return abroadLook
 	}
 	a.share()
 	if p := a.m.gossip.Pool(gossip.Scope(a.own)); p != nil {
@@ -185,6 +198,7 @@ func (a *abroad) tellHorizon(state *coordinator.State, now time.Time) {
 			a.m.node.log.Debug("rumour not spread", "err", err)
 		}
 	}
+	return abroadLook
 }
 
 // putForward are the members of our region that the leader may want to give duties to, beyond those whose records it has anyway: at most

@@ -32,8 +32,8 @@ type View struct {
 	Public func(identity.NodeID) (*identity.Public, bool)
 	// Coordinator is who coordinates a region, and in which term; the term is known even while nobody does.
 	Coordinator func(region string) (id identity.NodeID, term uint64, ok bool)
-	// Alive tells whether a member is held alive here. Only while a region's coordinator is not, others of the region may speak for it.
-	Alive func(identity.NodeID) bool
+	// Presides tells whether a region's coordinator is held alive here. Only while it is not, others of the region may speak for it.
+	Presides func(region string, coordinator identity.NodeID) bool
 	// Regions are the active members of every region, sorted.
 	Regions map[string][]identity.NodeID
 }
@@ -67,7 +67,7 @@ type Board struct {
 	notices map[string]Notice
 	ahead   map[string][]byte
 	rolls   map[string][]roll // by region, the newest first
-	outbid  map[string]uint64 // by region, the highest number of a bulletin whose author does not speak for it, by what is seen here
+	refused map[string]Notice // by region, the newest whose author does not speak for it, by what is seen here
 
 	horizonOutbid uint64 // the same of the horizons of our own region
 
@@ -84,7 +84,7 @@ type waitingHorizon struct {
 
 // NewBoard returns an empty board.
 func NewBoard() *Board {
-	return &Board{notices: map[string]Notice{}, ahead: map[string][]byte{}, rolls: map[string][]roll{}, outbid: map[string]uint64{}}
+	return &Board{notices: map[string]Notice{}, ahead: map[string][]byte{}, rolls: map[string][]roll{}, refused: map[string]Notice{}}
 }
 
 // Turn has the board look at the world through another view. What is said of regions that are no more is forgotten. It returns the regions
@@ -105,7 +105,7 @@ func (b *Board) Turn(v View) (changed []string) {
 	gone := func(region string) bool { return len(v.Regions[region]) == 0 }
 	maps.DeleteFunc(b.rolls, func(region string, _ []roll) bool { return gone(region) })
 	maps.DeleteFunc(b.notices, func(region string, _ Notice) bool { return gone(region) })
-	maps.DeleteFunc(b.outbid, func(region string, _ uint64) bool { return gone(region) })
+	maps.DeleteFunc(b.refused, func(region string, _ Notice) bool { return gone(region) })
 	waiting := b.ahead
 	b.ahead = map[string][]byte{}
 	for region, raw := range waiting {
@@ -132,7 +132,7 @@ func (b *Board) Take(raw []byte) (Notice, error) {
 	if err != nil {
 		return Notice{}, err
 	}
-	if old, ok := b.notices[n.Region]; ok && !b.void(old.Mark) && !b.Deposed(old.Mark) && !n.newer(old.Mark) {
+	if old, ok := b.notices[n.Region]; ok && !b.void(old.Mark) && !b.Deposed(old.Mark) && !b.returned(old.Mark, n.Mark) && !n.newer(old.Mark) {
 		return Notice{}, ErrStale
 	}
 	public, known := b.view.Public(n.Author)
@@ -142,8 +142,8 @@ func (b *Board) Take(raw []byte) (Notice, error) {
 		}
 	}
 	if err := b.entitled(n.Mark, n.Version); err != nil {
-		if known && b.rivals(n.Mark, err) {
-			b.outbid[n.Region] = max(b.outbid[n.Region], n.Number)
+		if known && b.rivals(n.Mark, err) && n.newer(b.refused[n.Region].Mark) {
+			b.refused[n.Region] = Notice{Bulletin: n, Raw: slices.Clone(raw)}
 		}
 		return Notice{}, b.await(n.Region, raw, err)
 	}
@@ -152,6 +152,9 @@ func (b *Board) Take(raw []byte) (Notice, error) {
 	}
 	taken := Notice{Bulletin: n, Raw: slices.Clone(raw)}
 	b.notices[n.Region] = taken
+	if !b.refused[n.Region].newer(n.Mark) {
+		delete(b.refused, n.Region)
+	}
 	return taken, nil
 }
 
@@ -165,7 +168,7 @@ func (b *Board) entitled(m Mark, version uint64) error {
 		return ErrAhead
 	case b.view.RegionOf(m.Author) != m.Region && version > b.view.Version:
 		return ErrAhead
-	case b.view.RegionOf(m.Author) != m.Region, held && coordinator != m.Author && b.view.Alive(coordinator):
+	case b.view.RegionOf(m.Author) != m.Region, held && coordinator != m.Author && b.view.Presides(m.Region, coordinator):
 		return ErrEntitled
 	case b.future(m.Number):
 		return ErrTime
@@ -176,6 +179,25 @@ func (b *Board) entitled(m Mark, version uint64) error {
 // rivals reports whether somebody who was refused may speak for the region in the eyes of others: of those who hold its coordinator for dead.
 func (b *Board) rivals(m Mark, refused error) bool {
 	return errors.Is(refused, ErrEntitled) && b.view.RegionOf(m.Author) == m.Region && !b.future(m.Number)
+}
+
+// Reconsider returns what was refused because its region's coordinator was held alive, and need not be any more, each once: who has said it may not say
+// so again for long.
+func (b *Board) Reconsider() (raw [][]byte) {
+	for _, region := range slices.Sorted(maps.Keys(b.refused)) {
+		if r := b.refused[region]; !errors.Is(b.entitled(r.Mark, r.Version), ErrEntitled) {
+			delete(b.refused, region)
+			raw = append(raw, r.Raw)
+		}
+	}
+	return raw
+}
+
+// returned reports whether a region's coordinator, which is held alive here, says something where another has spoken in its place. That gives way, though
+// the coordinator's word be older: whoever believed that it was lost, or was told so by a liar, need not wait until it has something new to say.
+func (b *Board) returned(old, m Mark) bool {
+	coordinator, term, held := b.view.Coordinator(m.Region)
+	return held && m.Author == coordinator && old.Author != coordinator && m.Term == term && old.Term == term && b.view.Presides(m.Region, coordinator)
 }
 
 // future reports whether a number is none that a clock gives now.
@@ -194,7 +216,7 @@ func (b *Board) Deposed(m Mark) bool { return b.view.RegionOf(m.Author) != m.Reg
 // held here. Who speaks for the region then has to say anew what it has said: whoever took the other's word for the newest refuses what is older.
 func (b *Board) Outbid(region string) bool {
 	n, ok := b.notices[region]
-	return ok && (b.void(n.Mark) || b.outbid[region] > n.Number)
+	return ok && (b.void(n.Mark) || b.refused[region].Number > n.Number)
 }
 
 // await keeps what is of a newer state.
@@ -241,8 +263,8 @@ func (b *Board) NextNumber(region string) uint64 {
 			next = max(next, m.Number+1)
 		}
 	}
-	if of, ok := b.outbid[region]; ok {
-		next = max(next, of+1)
+	if r, ok := b.refused[region]; ok {
+		next = max(next, r.Number+1)
 	}
 	if b.horizon.Region == region {
 		next = max(next, b.horizonOutbid+1)
@@ -296,12 +318,21 @@ func (b *Board) Horizon(region string) (Horizon, []byte) {
 // OutOfSight reports whether whoever speaks for our own region now has said, in the region's present term, that it has lost sight of another.
 // What was said before is over: who followed has refused it, or had nothing to add.
 func (b *Board) OutOfSight(own string, speaker identity.NodeID, region string) bool {
-	h, raw := b.Horizon(own)
-	_, term, _ := b.view.Coordinator(own)
-	return raw != nil && h.Author == speaker && h.Term == term && h.Lost(region)
+	return b.told(own, speaker, DarkOf(region))
 }
 
-// Untold reports whether who speaks for its own region has to tell it which others are out of sight: the region has not heard that from this
+// Headless reports whether it has said, likewise, that another's coordinator is lost.
+func (b *Board) Headless(own string, speaker identity.NodeID, region string) bool {
+	return b.told(own, speaker, HeadlessOf(region))
+}
+
+func (b *Board) told(own string, speaker identity.NodeID, name Dark) bool {
+	h, raw := b.Horizon(own)
+	_, term, _ := b.view.Coordinator(own)
+	return raw != nil && h.Author == speaker && h.Term == term && slices.Contains(h.Dark, name)
+}
+
+// Untold reports whether who speaks for its own region has to tell it which others are out of sight or headless: the region has not heard that from this
 // node in the present term, or something newer from another. While nobody was ever out of sight there is nothing to tell.
 func (b *Board) Untold(own string, self identity.NodeID, dark []Dark) bool {
 	h, raw := b.Horizon(own)
@@ -312,9 +343,6 @@ func (b *Board) Untold(own string, self identity.NodeID, dark []Dark) bool {
 	outbid := b.void(h.Mark) || b.horizonOutbid > h.Number
 	return outbid || h.Author != self || h.Term != term || !slices.Equal(h.Dark, dark)
 }
-
-// Lost reports whether those who speak for our region have lost sight of another.
-func (h Horizon) Lost(region string) bool { return slices.Contains(h.Dark, DarkOf(region)) }
 
 // String is a mark as logs show it.
 func (m Mark) String() string {

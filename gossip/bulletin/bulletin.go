@@ -17,7 +17,7 @@ const (
 	Max = 2*(1+MembersMax/8) + 256
 	// regionMax is the longest name of a region, that of a DNS label.
 	regionMax = 63
-	// DarkMax is how many regions a horizon can name, so that it fits a rumour. Of more, the others stay as they were last seen.
+	// DarkMax is how many names of regions fit a horizon, so that it fits a rumour. Of more, the others stay as they were last seen.
 	DarkMax = 64
 	// HorizonMax bounds an encoded horizon.
 	HorizonMax = 512
@@ -153,16 +153,21 @@ func (w *bulletinWire) verify(mesh identity.MeshID, public *identity.Public) err
 	return nil
 }
 
-// Dark names a region in a horizon by a hash, so that many fit.
+// Dark names a region in a horizon by a hash, so that many fit: as out of sight, or as headless.
 type Dark [4]byte
 
-// DarkOf returns a region's name in a horizon.
-func DarkOf(region string) Dark {
-	sum := sha256.Sum256([]byte("phantommesh dark region v1" + region))
+// DarkOf returns the name of a region that is out of sight.
+func DarkOf(region string) Dark { return darkOf("phantommesh dark region v1", region) }
+
+// HeadlessOf returns the name of a region whose coordinator is lost, while another speaks in its place.
+func HeadlessOf(region string) Dark { return darkOf("phantommesh headless region v1", region) }
+
+func darkOf(label, region string) Dark {
+	sum := sha256.Sum256([]byte(label + region))
 	return Dark(sum[:4])
 }
 
-// Horizon says which other regions those who speak for a region have lost sight of.
+// Horizon says which other regions those who speak for a region have lost sight of, and which are headless.
 type Horizon struct {
 	Mark
 	Dark []Dark // at most DarkMax

@@ -109,7 +109,7 @@ func (s state) view() View {
 		}
 		return keys()[i].ID(), s.term[region], true
 	}
-	v.Alive = func(id identity.NodeID) bool { return !slices.Contains(s.dead, at[id]) }
+	v.Presides = func(_ string, id identity.NodeID) bool { return !slices.Contains(s.dead, at[id]) }
 	return v
 }
 
@@ -265,7 +265,9 @@ func TestAHorizonIsTheOwnRegionsOnly(t *testing.T) {
 			t.Errorf("horizon %d: got %v, want %v", i, err, c.want)
 		}
 	}
-	if h, _ := board.Horizon("east"); !h.Lost("west") || h.Lost("east") {
+	speaker := keys()[0].ID()
+	if !board.OutOfSight("east", speaker, "west") || board.OutOfSight("east", speaker, "east") || board.Headless("east", speaker, "west") {
+		h, _ := board.Horizon("east")
 		t.Errorf("%+v", h)
 	}
 	full := Horizon{Mark: Mark{Region: fmt.Sprintf("%063d", 1), Term: 1<<64 - 1, Number: 1<<64 - 1}, Dark: make([]Dark, DarkMax+9)}
@@ -380,6 +382,89 @@ func TestWhatARevokedMemberHasSaidGivesWay(t *testing.T) {
 	}
 	if n, err := board.Take(older); err != nil || board.Deposed(n.Mark) {
 		t.Errorf("the coordinator's: %v", err)
+	}
+}
+
+// Regression: who went by what another saw refused whoever spoke in the place of a coordinator that is lost, and had forgotten it when it learned that.
+func TestWhatWasRefusedIsReconsidered(t *testing.T) {
+	s := east()
+	board := NewBoard()
+	board.Turn(s.view())
+	number := func(n uint64) func(*Bulletin) { return func(b *Bulletin) { b.Number = n } }
+	first, newer, older := said(t, 0, number(100)), said(t, 1, number(300)), said(t, 2, number(200))
+	if _, err := board.Take(first); err != nil {
+		t.Fatal(err)
+	}
+	for _, raw := range [][]byte{newer, older, said(t, 3, number(400))} {
+		if _, err := board.Take(raw); !errors.Is(err, ErrEntitled) {
+			t.Fatal(err)
+		}
+	}
+	if again := board.Reconsider(); len(again) > 0 {
+		t.Error("before anything has changed")
+	}
+	s.dead = []int{0}
+	board.Turn(s.view())
+	if again := board.Reconsider(); len(again) != 1 || !bytes.Equal(again[0], newer) {
+		t.Fatalf("%d are reconsidered, want the newest of the region", len(again))
+	}
+	if again := board.Reconsider(); len(again) > 0 {
+		t.Error("it is reconsidered twice")
+	}
+}
+
+// Who has said that a coordinator is lost may have lied: what was believed then ends with the lie, not when the coordinator has something new to say.
+func TestACoordinatorThatIsBackIsBelievedThoughItsWordIsOlder(t *testing.T) {
+	s := east()
+	s.dead = []int{0}
+	board := NewBoard()
+	board.Turn(s.view())
+	number := func(n uint64) func(*Bulletin) { return func(b *Bulletin) { b.Number = n } }
+	its, rival := said(t, 0, number(100)), said(t, 1, number(200))
+	if _, err := board.Take(rival); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := board.Take(its); !errors.Is(err, ErrStale) {
+		t.Errorf("an older one of who is lost: %v", err)
+	}
+	s.dead = nil
+	board.Turn(s.view())
+	if _, err := board.Take(said(t, 2, number(150))); !errors.Is(err, ErrStale) {
+		t.Errorf("an older one of another: %v", err)
+	}
+	if _, err := board.Take(its); err != nil {
+		t.Errorf("an older one of who is back: %v", err)
+	}
+	if _, err := board.Take(rival); !errors.Is(err, ErrEntitled) {
+		t.Errorf("the rival's once more: %v", err)
+	}
+}
+
+func TestTheHorizonTellsWhichRegionsAreHeadlessInItsSpeakersTermOnly(t *testing.T) {
+	s := east()
+	board := NewBoard()
+	board.Turn(s.view())
+	first, second := keys()[0].ID(), keys()[1].ID()
+	h := Horizon{Mark: Mark{Region: "east", Term: 5, Number: 1}, Dark: []Dark{DarkOf("north"), HeadlessOf("west")}}
+	raw, err := h.Sign(mesh, keys()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := board.TakeHorizon(raw, "east"); err != nil {
+		t.Fatal(err)
+	}
+	for region, want := range map[string][2]bool{"west": {false, true}, "north": {true, false}, "south": {}} {
+		if got := [2]bool{board.OutOfSight("east", first, region), board.Headless("east", first, region)}; got != want {
+			t.Errorf("the %s is out of sight and headless %v, want %v", region, got, want)
+		}
+	}
+	if board.Headless("east", second, "west") {
+		t.Error("by the horizon of another than who speaks")
+	}
+	s.term["east"] = 6
+	board.Turn(s.view())
+	if board.Headless("east", first, "west") {
+		t.Error("by a horizon of a former term")
 	}
 }
 

@@ -11,10 +11,11 @@
 //     is refused by whoever knows of its successor.
 //
 // While a region's halves are cut off from each other two may speak for it in one term, and others believe the newest. So who speaks says it anew when it
-// hears another who is not believed here (Outbid), and when its own clock was wrong.
+// hears another who is not believed here (Outbid), and when its own clock was wrong. While the coordinator is held alive here its word takes the place of
+// another's though it be older, and who has spoken in its place is refused, and looked at again (Reconsider) when the coordinator turns out to be lost.
 //
-// A [Horizon] is what those who speak for a region tell their own region's members, and nobody else: which other regions they have lost sight of. It
-// counts in its speaker's present term only. A bulletin itself does not get old; that there is nobody left who would issue another, only who speaks with
+// A [Horizon] is what those who speak for a region tell their own region's members, and nobody else: which other regions they have lost sight of, and which
+// are headless, that is, whose coordinator is lost while another speaks for them. It counts in its speaker's present term only. A bulletin itself does not get old; that there is nobody left who would issue another, only who speaks with
 // the others notices.
 //
 // The package is pure: no goroutine, no clock, no I/O. What it trusts is the [View] of its caller, the mesh's signed state.
