@@ -249,6 +249,9 @@ func (t *fencedTransport) RequestPreVote(id raft.ServerID, target raft.ServerAdd
 	t.canvass.promises.campaign(ballotOf(args), time.Now())
 	t.canvass.mu.Unlock()
 	err := t.overFreshStream(func() error { return t.NetworkTransport.RequestPreVote(id, target, args, resp) })
+	if err == nil {
+		t.echoes.hear(id)
+	}
 	if err == nil && resp.Granted {
 		t.canvass.mu.Lock()
 		t.canvass.promises.backed = t.canvass.promises.backed || t.canvass.promises.own == ballotOf(args)
@@ -259,7 +262,12 @@ func (t *fencedTransport) RequestPreVote(id raft.ServerID, target raft.ServerAdd
 
 // RequestVote implements raft.Transport.
 func (t *fencedTransport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return t.overFreshStream(func() error { return t.NetworkTransport.RequestVote(id, target, args, resp) })
+	t.echoes.ask(args.Term)
+	err := t.overFreshStream(func() error { return t.NetworkTransport.RequestVote(id, target, args, resp) })
+	if err == nil {
+		t.echoes.hear(id)
+	}
+	return err
 }
 
 // overFreshStream asks again when raft's pool had only streams that have ended: two voters between whom no leader was have not spoken for long, and

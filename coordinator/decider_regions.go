@@ -93,7 +93,7 @@ func best(s *State, o Observation, region string, present identity.NodeID) (iden
 
 // electRegion proposes what DecideRegions wants. That the ledger has changed meanwhile is no error: the decider looks again.
 func (g *Group) electRegion(ctx context.Context, r *replica, p Proposal) error {
-	if err := g.ready(ctx, r); err != nil {
+	if err := r.begun(ctx); err != nil {
 		return err
 	}
 	command, err := g.author().Region(p)

@@ -77,6 +77,8 @@ type Decider struct {
 	Decide func(ledger *State, seen Observation) []Proposal
 	// Dates: what it proposes is signed with the leader's time, and so waits until its clock is known to be right.
 	Dates bool
+	// Prompt: it is not first proven that this node still leads, which takes a round trip. What it proposes proves it by being committed, or comes to nothing.
+	Prompt bool
 	// Staged: it looks at CaughtUp, for which the staged are asked first. That takes a while when one of them does not answer, and a region
 	// must not wait for it.
 	Staged bool
@@ -87,7 +89,7 @@ type Decider struct {
 // Deciders is the table: a further decider is one file, with its actions, what decides and what carries out, and one row. Each runs every
 // tick on the leader; what it proposes is carried out in order, up to proposalsPerTick.
 var Deciders = []Decider{
-	{Name: "regions", Decide: DecideRegions, carryOut: (*Group).electRegion},
+	{Name: "regions", Decide: DecideRegions, carryOut: (*Group).electRegion, Prompt: true},
 	{Name: "issuers", Decide: DecideIssuers, carryOut: (*Group).grantIssuer, Dates: true},
 	{Name: "voters", Decide: DecideVoters, carryOut: (*Group).changeGroup, Staged: true},
 	{Name: "renewal", Decide: DecideRenewal, carryOut: (*Group).renew, Dates: true},

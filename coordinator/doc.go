@@ -7,7 +7,8 @@
 //     forwarded to the leader over the control protocol "decide". Who asked is the peer that control authenticated.
 //  2. execute.go, admission.go, author.go: the leader checks the question against its ledger, signs what has to be signed, and proposes
 //     one command.
-//  3. replica.go: hashicorp/raft replicates the command over control streams ("raft") and stores it in bbolt. Who leads, canvass.go helps to decide.
+//  3. replica.go: hashicorp/raft replicates the command over control streams ("raft") and stores it in bbolt. Who leads, canvass.go helps to decide,
+//     over streams that greet.go keeps; begun.go tells when a new leader may begin.
 //  4. ledger.go: every voter applies the command. Apply is pure: no clock, no randomness, the same result everywhere.
 //  5. state.go: what changed becomes a new immutable State. Group.State and Group.Trust return it at once on every voter.
 //  6. pull.go: all other members fetch what is newer than theirs (protocol "state") from any member, verify every object

@@ -56,15 +56,16 @@ func (g *Group) steer() {
 		}
 		switch {
 		case r == nil:
-			g.leaveOffices(identity.NodeID{})
+			g.leaveOffices()
 			if g.hasForgotten() {
 				g.confirmRemoval(0)
 			}
 		case r.leads():
 			g.lead(r)
 		default:
+			g.greet(r)
 			g.watch.forgetSight()
-			g.leaveOffices(r.leader())
+			g.leaveOffices()
 			g.follow(r)
 		}
 	}
@@ -200,8 +201,9 @@ func (g *Group) lead(r *replica) {
 	if g.handing.Load() {
 		return // handover.go moves votes right now
 	}
+	proven := r.readyTerm.Load() != r.raft.CurrentTerm() // by begun, the first time
 	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
-	err := g.ready(ctx, r)
+	err := r.begun(ctx)
 	cancel()
 	if err != nil {
 		return
@@ -225,24 +227,41 @@ func (g *Group) lead(r *replica) {
 		if d.Dates && !dated {
 			continue
 		}
+		if !d.Prompt && !proven {
+			if proven = g.provesToLead(r); !proven {
+				g.watch.settled.stir(o.Now)
+				return
+			}
+		}
 		if d.Staged {
 			g.observeStaged(r, &o)
 		}
-		for i, p := range d.Decide(g.ledgerState(r), o) {
-			if i == proposalsPerTick || g.ctx.Err() != nil {
-				break
-			}
-			g.watch.settled.stir(o.Now)
-			ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
-			err := d.carryOut(g, ctx, r, p)
-			cancel()
-			if err != nil {
-				g.cfg.Log.Warn("coordinator: a decision could not be carried out", "decider", d.Name, "action", string(p.Action), "peer", p.Node.Short(), "err", err)
-				break
-			}
-			g.cfg.Log.Info("coordinator: decided", "decider", d.Name, "action", string(p.Action), "peer", p.Node.Short(), "region", p.Region, "why", p.Why)
-			poke(g.wake) // look again at once: a change of the group takes several steps
+		g.decideBy(r, d, o)
+	}
+}
+
+func (g *Group) provesToLead(r *replica) bool {
+	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
+	defer cancel()
+	return r.verify(ctx) == nil
+}
+
+// decideBy has one decider look, and carries out what it proposes.
+func (g *Group) decideBy(r *replica, d Decider, o Observation) {
+	for i, p := range d.Decide(g.ledgerState(r), o) {
+		if i == proposalsPerTick || g.ctx.Err() != nil {
+			break
 		}
+		g.watch.settled.stir(o.Now)
+		ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.Decide)
+		err := d.carryOut(g, ctx, r, p)
+		cancel()
+		if err != nil {
+			g.cfg.Log.Warn("coordinator: a decision could not be carried out", "decider", d.Name, "action", string(p.Action), "peer", p.Node.Short(), "err", err)
+			break
+		}
+		g.cfg.Log.Info("coordinator: decided", "decider", d.Name, "action", string(p.Action), "peer", p.Node.Short(), "region", p.Region, "why", p.Why)
+		poke(g.wake) // look again at once: a change of the group takes several steps
 	}
 }
 

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/phantommesh/phantommesh/crypto/certificate"
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/internal/wire"
@@ -90,15 +88,7 @@ func (g *Group) ready(ctx context.Context, r *replica) error {
 	if err := r.verify(ctx); err != nil {
 		return err
 	}
-	term := r.raft.CurrentTerm()
-	if r.readyTerm.Load() == term {
-		return nil
-	}
-	if err := r.wait(ctx, func() raft.Future { return r.raft.Barrier(g.cfg.Timing.RPC) }); err != nil {
-		return errNotLeader
-	}
-	r.readyTerm.Store(term)
-	return nil
+	return r.begun(ctx)
 }
 
 func (g *Group) ledgerState(r *replica) (s *State) {

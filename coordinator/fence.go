@@ -248,6 +248,11 @@ func (t *fencedTransport) run() {
 				rpc.Respond(nil, err)
 				continue
 			}
+			t.noteLeader(rpc)
+			if isGreeting(rpc.Command) {
+				rpc.Respond(&raft.RequestPreVoteResponse{RPCHeader: greetingHeader}, nil)
+				continue
+			}
 			if t.canvass.takes(rpc) {
 				continue
 			}
@@ -260,6 +265,20 @@ func (t *fencedTransport) run() {
 		case <-t.stop:
 			return
 		}
+	}
+}
+
+// SetHeartbeatHandler implements raft.Transport: heartbeats do not come by run.
+func (t *fencedTransport) SetHeartbeatHandler(handle func(raft.RPC)) {
+	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		t.noteLeader(rpc)
+		handle(rpc)
+	})
+}
+
+func (t *fencedTransport) noteLeader(rpc raft.RPC) {
+	if a, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+		t.echoes.led(raft.ServerID(a.ID))
 	}
 }
 

@@ -122,6 +122,7 @@ type Group struct {
 
 	watch     watcher // of the deciders; only steer uses it
 	offices   offices // the same
+	greetAt   time.Time
 	clock     clockWatch
 	behind    map[identity.NodeID]time.Time // the same: who of the region this node coordinates has had an older state since when
 	random    *mrand.Rand                   // spreads pulls; only fetch uses it

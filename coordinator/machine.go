@@ -15,6 +15,7 @@ type machine struct {
 
 	mu     sync.RWMutex
 	ledger *Ledger
+	last   uint64 // the last command that was handed over, applied or not; 0: none since the start or a snapshot
 }
 
 func newMachine(changed func(*State), fault func() error) *machine {
@@ -26,6 +27,13 @@ func (m *machine) view(f func(*Ledger)) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	f(m.ledger)
+}
+
+// applied returns up to which command all are applied, as far as this machine can tell.
+func (m *machine) applied() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return max(m.last, m.ledger.Applied())
 }
 
 // Apply implements raft.FSM; its response is a Result.
@@ -44,6 +52,7 @@ func (m *machine) Apply(log *raft.Log) any {
 		res = m.ledger.Apply(command, log.Index)
 	}
 	after := m.ledger.state
+	m.last = log.Index
 	m.mu.Unlock()
 	if after != before {
 		m.changed(after)
@@ -71,7 +80,7 @@ func (m *machine) Restore(from io.ReadCloser) error {
 		return err
 	}
 	m.mu.Lock()
-	m.ledger = ledger
+	m.ledger, m.last = ledger, 0
 	m.mu.Unlock()
 	m.changed(ledger.state)
 	return nil

@@ -17,7 +17,8 @@ import (
 //	leader       message: array [kind 1, raft term, region, term, state version]
 //	coordinator  message: array [term of its office as it knows it]
 //
-// Who has not been heard of for Timing.Office is silent (Observation.Silent), and replaced. By the same evidence a coordinator is in
+// Who led before, was lost, and was asked for its vote has Timing.Answer to show that it is back.
+// Who else has not been heard of for Timing.Office is silent (Observation.Silent), and replaced. By the same evidence a coordinator is in
 // office only for as long after it last heard of a leader (Group.Office), so that one on the wrong side of a partition stops by itself,
 // about when its successor starts. Beats that get lost in one direction can make the two overlap: what keeps members from obeying
 // both is the term.
@@ -59,9 +60,8 @@ type offices struct {
 	watches map[identity.NodeID]*watch
 	// mute counts the coordinators of a region in a row that were replaced without having been heard of even once. Each doubles the patience with the
 	// next: of a region that is cut off as a whole everybody seems alive until gossip has noticed, and would be elected in turn.
-	mute        map[string]int
-	predecessor identity.NodeID // who led before this node did
-	due         *time.Timer     // for steer: when the first of them may be silent
+	mute map[string]int
+	due  *time.Timer // for steer: when the first of them may be silent
 }
 
 // muteMax bounds the doublings of the leader's patience, at 24 s with the WAN timing: gossip has noticed a death by then.
@@ -123,18 +123,41 @@ func (g *Group) patience(r *replica, id identity.NodeID, region string, server b
 		w.cancel = cancel
 		g.running.Go(func() { g.beat(ctx, r, id, w) })
 	}
-	patience := g.cfg.Timing.Office
-	if heard.Before(w.since) {
-		heard = w.since
-		if server && id == g.offices.predecessor {
-			patience /= 4 // it led until a moment ago: either it answers the first heartbeat, or it is why there was an election
-		}
-	}
 	if w.answered = w.answered || heard.After(w.since); w.answered {
 		delete(g.offices.mute, region)
 	}
-	patience <<= min(g.offices.mute[region], muteMax)
-	return patience - time.Since(heard)
+	v := vitals{server: server, since: w.since, heard: heard, mute: g.offices.mute[region]}
+	v.asked, v.spoke = r.echoes.succession(id)
+	return time.Until(v.silentAt(g.cfg.Timing))
+}
+
+// vitals are what a leader knows of a coordinator's life.
+type vitals struct {
+	server bool
+	since  time.Time // when it began to look
+	heard  time.Time // when it last heard of it
+	asked  time.Time // when it asked all servers for the votes by which it leads
+	spoke  time.Time // when the coordinator last spoke as the leader itself
+	mute   int       // how many before this one of its region were never heard of
+}
+
+// silentAt is when a coordinator that is not heard of any more counts as silent.
+func (v vitals) silentAt(t Timing) time.Time {
+	if v.server && v.heard.Before(v.asked) && t.predeceased(v.asked, v.spoke) {
+		return v.asked.Add(t.Answer)
+	}
+	last := v.since
+	if v.heard.After(last) {
+		last = v.heard
+	}
+	return last.Add(t.Office << min(v.mute, muteMax))
+}
+
+// predeceased tells whether a server that last spoke as the leader at spoke was lost before this node asked for the votes by which it leads: that is
+// why there was an election, the last one or the one before. Of who handed over, or lost its followers but not this node, it was heard more recently.
+func (t Timing) predeceased(asked, spoke time.Time) bool {
+	silence := asked.Sub(spoke)
+	return silence >= t.Heartbeat && silence < 2*t.Ask
 }
 
 func (w *watch) end() {
@@ -144,15 +167,12 @@ func (w *watch) end() {
 	}
 }
 
-// leaveOffices ends all watches: this node does not lead, perhaps another does.
-func (g *Group) leaveOffices(leader identity.NodeID) {
+// leaveOffices ends all watches: this node does not lead.
+func (g *Group) leaveOffices() {
 	for _, w := range g.offices.watches {
 		w.end()
 	}
 	g.offices.watches, g.offices.mute = nil, nil
-	if !leader.IsZero() && leader != g.self {
-		g.offices.predecessor = leader
-	}
 }
 
 // beatAgain is the wait before another stream is tried to a coordinator that broke one off.

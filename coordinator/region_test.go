@@ -209,6 +209,115 @@ func TestALostLeaderThatCoordinatedIsReplacedInBoth(t *testing.T) {
 	})
 }
 
+// Of a leader that lost leadership because it was lost, a request for its vote that it does not answer is proof enough.
+func TestWhenACoordinatorCountsAsSilent(t *testing.T) {
+	wan := WAN() // Heartbeat 1000, Answer 300, Office 1500, Ask 2500; the leader asked for votes at 10000 and began to look at 10200
+	for name, c := range map[string]struct {
+		v    vitals
+		want int
+	}{
+		"the leader before, lost":                    {vitals{server: true, spoke: at(8900)}, 10300},
+		"the one before that, lost":                  {vitals{server: true, spoke: at(6500)}, 10300},
+		"one of long ago":                            {vitals{server: true, spoke: at(4000)}, 11700},
+		"one that handed over":                       {vitals{server: true, spoke: at(9950)}, 11700},
+		"one whose followers lost it, but not we":    {vitals{server: true, spoke: at(9100)}, 11700},
+		"one that never led":                         {vitals{server: true}, 11700},
+		"the leader before gave its vote":            {vitals{server: true, spoke: at(8900), heard: at(10100)}, 11700},
+		"the leader before is back, and gone again":  {vitals{server: true, spoke: at(8900), heard: at(12000)}, 13500},
+		"the leader before answered before that":     {vitals{server: true, spoke: at(8900), heard: at(9999)}, 10300},
+		"the leader before has no vote any more":     {vitals{spoke: at(8900)}, 11700},
+		"the leader before, after others were mute":  {vitals{server: true, spoke: at(8900), mute: 2}, 10300},
+		"another, after others were mute":            {vitals{server: true, mute: 2}, 16200},
+		"not a server":                               {vitals{}, 11700},
+		"not a server, heard of":                     {vitals{heard: at(11000)}, 12500},
+		"a server, heard of before the leader began": {vitals{server: true, heard: at(9000)}, 11700},
+	} {
+		c.v.asked, c.v.since = at(10000), at(10200)
+		if got := c.v.silentAt(wan); !got.Equal(at(c.want)) {
+			t.Errorf("%s: silent at %v, want %dms", name, got.Sub(epoch), c.want)
+		}
+	}
+	alone := vitals{since: at(10200)} // a vote of its own was enough
+	if got := alone.silentAt(wan); !got.Equal(at(11700)) {
+		t.Errorf("who was asked for nothing is silent at %v", got.Sub(epoch))
+	}
+}
+
+// Who hands leadership over answers the request for its vote, and keeps its region.
+func TestWhoHandsLeadershipOverKeepsItsRegion(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		nodes := l.mesh(5)
+		settle(l, 5)
+		coordinates := func(m *member) bool {
+			id, _, ok := m.group.State().RegionCoordinator("home")
+			return ok && id == m.id()
+		}
+		l.eventually(10*time.Second, "the leader coordinates", func() bool {
+			m := l.leader()
+			if m != nil && !coordinates(m) { // back to who does
+				id, _, _ := m.group.State().RegionCoordinator("home")
+				_ = m.group.handTo(t.Context(), m.group.current(), id)
+				return false
+			}
+			return m != nil
+		})
+		lead := l.leader()
+		_, term, _ := lead.group.State().RegionCoordinator("home")
+		if err := lead.group.giveLeadership(t.Context(), lead.group.current()); err != nil {
+			t.Fatal(err)
+		}
+		l.oneInOffice(5*time.Second, "another leads", func() bool { m := l.leader(); return m != nil && m != lead })
+		for range 200 { // four times the patience with a coordinator
+			l.oneInOffice(time.Second, "", func() bool { return true })
+			time.Sleep(20 * time.Millisecond)
+		}
+		id, now, ok := nodes[0].group.State().RegionCoordinator("home")
+		if !ok || id != lead.id() || now != term {
+			t.Errorf("%s coordinates in term %d, want %s in term %d", id.Short(), now, lead.id().Short(), term)
+		}
+		if office, ok := lead.group.Office(); !ok || office.Term != term {
+			t.Errorf("it is not in office: %+v, %v", office, ok)
+		}
+	})
+}
+
+// A leader that was lost answers no request for its vote: its region has another coordinator as soon as the mesh has another leader.
+func TestARegionDoesNotWaitForALeaderThatWasLost(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		l.mesh(5)
+		settle(l, 5)
+		l.unseen.Store(true) // gossip tells nothing
+		for range 4 {
+			lead := l.leader()
+			id, _, _ := lead.group.State().RegionCoordinator("home")
+			if id != lead.id() {
+				if err := lead.group.handTo(t.Context(), lead.group.current(), id); err != nil {
+					t.Fatal(err)
+				}
+				l.eventually(5*time.Second, "the coordinator leads", func() bool { m := l.leader(); return m != nil && m.id() == id })
+				time.Sleep(5 * time.Second) // it is a leader of some time ago
+				lead = l.leader()
+			}
+			lead.kill()
+			l.eventually(2*time.Second, "another leads", func() bool { return l.leader() != nil })
+			took := l.oneInOffice(electLimit, "the region has another coordinator", func() bool {
+				m := l.leader()
+				if m == nil {
+					return false
+				}
+				id, _, ok := m.group.State().RegionCoordinator("home")
+				return ok && id != lead.id()
+			})
+			if most := l.timing.Answer + 50*time.Millisecond; took > most {
+				t.Errorf("%v after another led, want at most %v", took, most)
+			}
+			lead.open()
+			l.eventually(30*time.Second, "all vote again", func() bool { return l.voters() == 5 })
+			time.Sleep(5 * time.Second)
+		}
+	})
+}
+
 func TestACoordinatorCutOffIsFencedAndStepsDown(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
 		_, east := l.regions()

@@ -41,6 +41,8 @@ type replica struct {
 	fence   *fence
 	streams *raftStreams
 	store   *raftboltdb.BoltStore
+	log     raft.LogStore // store, behind the fence
+	network *fencedTransport
 
 	lineage   Lineage // constant: what the log is of
 	flights   flights
@@ -119,6 +121,7 @@ func openReplica(c replicaConfig) (*replica, error) {
 	if c.wrapDisk != nil {
 		fenced.disk = c.wrapDisk(fenced.disk)
 	}
+	r.network, r.log = transport, fenced
 	r.raft, err = raft.NewRaft(raftConfig(c, logger), r.machine, fenced, fenced, keptSnapshots{snapshots, c.disk, c.dir}, transport)
 	if err == nil {
 		err = r.fence.fault()

@@ -16,6 +16,9 @@ type echoes struct {
 	number uint64
 	agreed map[raft.ServerID]uint64
 	heard  map[raft.ServerID]time.Time // when one last answered anything
+	spoke  map[raft.ServerID]time.Time // when one last spoke as the leader
+	term   uint64                      // in which this node last asked for votes
+	asked  time.Time                   // when it first did in that term
 }
 
 // next numbers what is sent now.
@@ -43,6 +46,32 @@ func (e *echoes) hear(id raft.ServerID) {
 		e.heard = map[raft.ServerID]time.Time{}
 	}
 	e.heard[id] = time.Now()
+}
+
+// led notes that a server speaks as the leader.
+func (e *echoes) led(id raft.ServerID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.spoke == nil || len(e.spoke) >= 2*maxServers {
+		e.spoke = map[raft.ServerID]time.Time{}
+	}
+	e.spoke[id] = time.Now()
+}
+
+// ask notes that this node asks for votes. It asks all servers at once.
+func (e *echoes) ask(term uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.term != term {
+		e.term, e.asked = term, time.Now()
+	}
+}
+
+// succession returns when this node asked for the votes by which it leads, and when a server last spoke as the leader; zero: never.
+func (e *echoes) succession(id identity.NodeID) (asked, spoke time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.asked, e.spoke[serverID(id)]
 }
 
 // lastHeard returns when a server last answered; zero: not yet.
