@@ -112,6 +112,9 @@ func checkInvariants(t testing.TB, l *Ledger) {
 // TestLedgerKeepsItsInvariants applies random commands to two ledgers, one of which goes through a snapshot now and then, and
 // compares them.
 func TestLedgerKeepsItsInvariants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("no goroutine but its own")
+	}
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			random := mrand.New(mrand.NewPCG(seed, 1))

@@ -51,6 +51,9 @@ func TestASparedProbeMeasuresNothing(t *testing.T) {
 }
 
 func TestANodeThatMissedNewsIsBroughtUpToDate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("an hour of virtual time")
+	}
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		hosts := w.hosts(5)

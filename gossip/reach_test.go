@@ -68,6 +68,9 @@ func TestARumourReachesAllWithinSeconds(t *testing.T) {
 // Regression: memberlist gives rumours only the room that its own news leave in a packet: none, for as long as many members of a large pool have something
 // new to say of themselves.
 func TestARumourIsNotHeldUpByOtherNews(t *testing.T) {
+	if testing.Short() {
+		t.Skip("tens of nodes")
+	}
 	const n = 60
 	testKey(t, n-1)
 	inBubble(t, func(t *testing.T) {

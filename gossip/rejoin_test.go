@@ -36,6 +36,9 @@ func TestAPoolThatIsRestartedDoesNotConnectEverybodyWithEverybody(t *testing.T) 
 
 // Regression: a newcomer was reached for by everybody at once.
 func TestANewcomerIsNotReachedForByEverybody(t *testing.T) {
+	if testing.Short() {
+		t.Skip("tens of nodes")
+	}
 	const n = 40
 	testKey(t, n)
 	inBubble(t, func(t *testing.T) {

@@ -38,6 +38,9 @@ func converge(t testing.TB, n int) (took time.Duration, packets, streams uint64)
 }
 
 func TestFiftyNodesKnowEachOtherInSeconds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("tens of nodes")
+	}
 	testKey(t, 49)
 	synctest.Test(t, func(t *testing.T) {
 		took, packets, streams := converge(t, 50)

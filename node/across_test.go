@@ -135,6 +135,9 @@ func TestARequestIsSeenAndDecidedInOtherRegions(t *testing.T) {
 // While a member was off, all others of its region got other addresses. What it remembers of its own region is worth nothing: it comes back over the
 // other one, and finds its own again.
 func TestWhoWasOffWhileItsRegionMovedComesBackOverAnother(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time, and no code that others do not run")
+	}
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubbleMesh(t, dir)

@@ -133,6 +133,9 @@ func TestANodeOfAnotherMeshDoesNotSpoilAJoin(t *testing.T) {
 // Regression: who may sign already and is given a vote changes nothing in the ledger, so that a member that had come back before it took those for the
 // voters who were so then, for up to twenty minutes.
 func TestAllHearWhoVotesAfterAllWereRestarted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes of virtual time, and no code that others do not run")
+	}
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubbleMesh(t, dir)
