@@ -347,7 +347,7 @@ func (h *hostTUN) Close() error {
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
-		return h.Device.Close()
+		return closeDevice(h.Device)
 	}
 	h.closed = true
 	for _, r := range h.paths {
@@ -360,5 +360,14 @@ func (h *hostTUN) Close() error {
 	clear(h.paths)
 	h.netlink.Close()
 	h.mu.Unlock()
-	return h.Device.Close()
+	return closeDevice(h.Device)
+}
+
+// closeDevice closes a device. It tells its listener to end through a pipe, which the listener closes when it ends; one that has just noticed by itself
+// closes it before, and the device reports that, closed all the same.
+func closeDevice(d tun.Device) error {
+	if err := d.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/tun"
 )
 
 // ownNetwork puts the test's goroutine into a network namespace of its own, or skips the test where that is not allowed.
@@ -210,4 +211,22 @@ func TestASecondInterfaceOnAHostTakesNothingFromTheFirst(t *testing.T) {
 			t.Errorf("after the second has gone the range leads to %s", got)
 		}
 	})
+}
+
+// endedDevice is a device whose listener has ended when it is closed.
+type endedDevice struct{ tun.Device }
+
+func (endedDevice) Close() error {
+	return &os.PathError{Op: "write", Path: "|1", Err: os.ErrClosed}
+}
+
+// Regression: a device that is closed right after it was made, as a node does to find out whether it may make one, said now and then that something was
+// closed already: its listener had just ended by itself. The node did not start.
+func TestADeviceWhoseListenerHasEndedIsClosedWithoutAnError(t *testing.T) {
+	h := &hostTUN{Device: endedDevice{}, netlink: &netlink.Handle{}}
+	for range 2 {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
