@@ -111,7 +111,7 @@ func (g *Group) pullAs(ctx context.Context, from identity.NodeID, office Office)
 func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, request pullRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
-	s, err := g.cfg.Streams.Open(ctx, from, ProtocolState)
+	s, err := g.openToPull(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -141,6 +141,16 @@ func (g *Group) pull(ctx context.Context, from identity.NodeID, base *State, req
 	}
 	return g.adopt(b, from)
 }
+
+// openToPull gives up on a member that does not answer long before a pull of much would be over: others wait for their turn, and one of them has the news.
+func (g *Group) openToPull(ctx context.Context, from identity.NodeID) (Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, g.pullPatience())
+	defer cancel()
+	return g.cfg.Streams.Open(ctx, from, ProtocolState)
+}
+
+// pullPatience is also what a whole pull takes from somebody who may have nothing.
+func (g *Group) pullPatience() time.Duration { return g.cfg.Timing.RPC + time.Second }
 
 // adopt verifies what a pull has read.
 func (g *Group) adopt(b *builder, from identity.NodeID) error {
@@ -299,13 +309,14 @@ func (g *Group) jitter(d time.Duration) time.Duration {
 	return d + time.Duration(g.random.Int64N(int64(d/2)+1))
 }
 
-// poll pulls from a voter, or else from anybody alive. When no voter answers, the last view's quorum no longer holds. In a calm mesh the
+// poll pulls from a voter, of those that gossip calls alive first, or else from anybody alive. When no voter answers, the last view's quorum no longer holds. In a calm mesh the
 // coordinator of this node's region is asked before them, so that the few voters need not serve everybody: that it is in office shows that
 // a leader reaches it.
 func (g *Group) poll(calm bool) {
 	s := g.state.Load()
 	voters := slices.DeleteFunc(slices.Clone(s.Coordinators.Voters), func(id identity.NodeID) bool { return id == g.self })
 	g.random.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
+	slices.SortStableFunc(voters, func(a, b identity.NodeID) int { return falseFirst(!g.cfg.Alive(a), !g.cfg.Alive(b)) })
 	region := s.RegionOf(g.self)
 	if id, term, ok := s.RegionCoordinator(region); calm && ok && id != g.self && g.cfg.Alive(id) {
 		if g.pullAsWithin(id, Office{Region: region, Term: term, Node: id}) == nil {
@@ -338,7 +349,7 @@ func (g *Group) poll(calm bool) {
 func (g *Group) pullWithin(id identity.NodeID) error { return g.pullAsWithin(id, Office{}) }
 
 func (g *Group) pullAsWithin(id identity.NodeID, office Office) error {
-	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.RPC+time.Second)
+	ctx, cancel := context.WithTimeout(g.ctx, g.pullPatience())
 	defer cancel()
 	return g.pullAs(ctx, id, office)
 }

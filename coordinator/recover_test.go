@@ -186,6 +186,39 @@ func TestOfTwoRecoveriesAtOnceTheLowerNodeHolds(t *testing.T) {
 	})
 }
 
+// Regression: whoever had last been told that a dead node knew more, or asked the dead voters first, heard of a recovery after as long as 16 s.
+func TestASurvivorSoonHearsOfARecovery(t *testing.T) {
+	for name, seed := range map[string]int{"once": 0, "and again": 1, "and another time": 2} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *lab) {
+				nodes := l.mesh(5)
+				settle(l, 5)
+				recovers, other, dead := nodes[seed], nodes[4], []*member{}
+				for _, m := range nodes {
+					if m != recovers && m != other {
+						dead = append(dead, m)
+						m.kill()
+					}
+				}
+				time.Sleep(10 * time.Second)
+				for _, m := range dead { // as news from before may have it
+					other.group.PullSoon(m.id())
+					time.Sleep(time.Millisecond)
+				}
+				if _, err := recovers.group.Recover(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				took := l.eventually(30*time.Second, "the other survivor knows", func() bool {
+					return other.group.State().Lineage() == recovers.group.State().Lineage()
+				})
+				if most := heraldEvery + 2*l.timing.RPC + 2*time.Second; took > most {
+					t.Errorf("after %v, want at most %v", took, most)
+				}
+			})
+		})
+	}
+}
+
 func TestALaterGenerationHoldsAgainstALowerNode(t *testing.T) {
 	a, b := identity.NodeID{1}, identity.NodeID{2}
 	order := []Lineage{{}, {1, b}, {1, a}, {2, b}, {2, a}}
