@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -233,4 +235,48 @@ func TestABulletinThatFitsNoRumourIsFetched(t *testing.T) {
 		}
 		t.Logf("%d asked, all of home know after %s", asked.Load(), took)
 	})
+}
+
+// Regression: who wanted to reach a member of another region asked where it was, and for a relay in the same moment as the answer came, before the
+// address in it had been tried: every such pair cost a relay a channel and two connections.
+func TestWhoIsReachedDirectlyInAnotherRegionCostsNoRelayAChannel(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubbleMesh(t, dir)
+		defer b.stopAll()
+		b.regional(3, "home", "east", "west")
+		b.coordinated("home", "east", "west")
+		before := b.relayedPairs() // while they joined some knew of members, and not yet where they were
+		for i := range b.running {
+			for j := range b.running {
+				if i == j {
+					continue
+				}
+				if ok, err := b.reaches(i, j); !ok {
+					t.Errorf("n%d does not reach n%d: %v", i, j, err)
+				}
+				if now := b.relayedPairs(); now > before {
+					t.Fatalf("n%d reaches n%d, and %d pairs are relayed where there were %d", i, j, now, before)
+				}
+			}
+		}
+	})
+}
+
+// relayedPairs is how many pairs of members have a channel at a relay.
+func (b *bubbleMesh) relayedPairs() (n int) {
+	b.t.Helper()
+	for i, run := range b.running {
+		var text strings.Builder
+		if err := run.node.Metrics(b.t.Context(), &text); err != nil {
+			b.t.Fatal(err)
+		}
+		_, rest, found := strings.Cut(text.String(), `phantom_relay_load{of="pairs"} `)
+		pairs, err := strconv.Atoi(strings.Fields(rest + " ?")[0])
+		if !found || err != nil {
+			b.t.Fatalf("n%d does not say how many pairs it relays for", i)
+		}
+		n += pairs
+	}
+	return n
 }

@@ -33,8 +33,9 @@ type searches struct {
 
 func newSearches() searches { return searches{begun: map[identity.NodeID]time.Time{}} }
 
-// seek looks for a member of another region, and calls then afterwards, unless there is no search: then it returns false.
-func (a *abroad) seek(id identity.NodeID, then func()) bool {
+// seek looks for a member of another region, and calls then afterwards with whether somebody knew where it is, unless there is no search: then it
+// returns false.
+func (a *abroad) seek(id identity.NodeID, then func(found bool)) bool {
 	if !a.foreign(id) {
 		return false
 	}
@@ -60,7 +61,7 @@ func (a *abroad) seek(id identity.NodeID, then func()) bool {
 			a.search.found++
 		}
 		a.mu.Unlock()
-		then()
+		then(found)
 	})
 	return true
 }

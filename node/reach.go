@@ -86,7 +86,14 @@ func (n *Node) assist(id identity.NodeID) {
 		}
 	}
 	m := n.online.Load()
-	if m == nil || !m.abroad.seek(id, help) {
+	sought := func(found bool) {
+		// An address that has just become known gets the head start that the others had; and the other side may have been quicker.
+		if found && !sleep(m.ctx, underlay.AssistAfter) || n.hasPath(id) {
+			return
+		}
+		help()
+	}
+	if m == nil || !m.abroad.seek(id, sought) {
 		help()
 		return
 	}

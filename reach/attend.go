@@ -19,6 +19,9 @@ const (
 	probeTimeout = 3 * time.Second
 	// attendInterval is how often the relays at hand are looked at without news.
 	attendInterval = 30 * time.Second
+	// attendAfter is how long a node that has just started finds out first how the world sees it: two rounds of questions on a bad line. Who returns after
+	// a power cut would otherwise tell everybody of relays that it does without a second later, and all would open channels there.
+	attendAfter = 2 * time.Second
 	// attendPause is the least time between two looks: a burst of news is one.
 	attendPause = 200 * time.Millisecond
 	// relayNotesMax bounds what is remembered of relays; beyond it those asked longest ago are forgotten.
@@ -47,8 +50,12 @@ func (r *Reach) attend() {
 	defer cancel()
 	defer r.dropHand(func(identity.NodeID) bool { return true })
 	var probed time.Time
+	begun := time.Now()
 	for r.ctx.Err() == nil {
-		if r.evidence().needsRelays() {
+		wait := attendInterval
+		if e := r.evidence(); e.NAT == peer.NATUnknown && time.Since(begun) < attendAfter {
+			wait = attendAfter - time.Since(begun)
+		} else if e.needsRelays() {
 			r.keepAtHand(&probed)
 		} else {
 			r.dropHand(func(identity.NodeID) bool { return true })
@@ -58,7 +65,7 @@ func (r *Reach) attend() {
 		case <-r.ctx.Done():
 		case <-pause.C:
 		}
-		tick := time.NewTimer(attendInterval)
+		tick := time.NewTimer(wait)
 		select {
 		case <-r.ctx.Done():
 		case <-news:

@@ -65,6 +65,25 @@ func TestANodeThatOthersReachTakesNoRelay(t *testing.T) {
 	})
 }
 
+// Regression: a node that had just started named relays until it knew, a round trip later, that it needed none. After a power cut all did, and all opened
+// channels to all.
+func TestANodeThatHasJustStartedNamesNoRelayBeforeItKnowsWhetherItNeedsOne(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.relays(3)
+		time.Sleep(5 * time.Second)
+		us := w.add("us", true)
+		us.start()
+		for begun := time.Now(); time.Since(begun) < 2*attendAfter; time.Sleep(10 * time.Millisecond) {
+			if e, _ := w.nodes[us.id].table.Get(us.id); len(us.reach.Relays()) > 0 || len(e.Record.Relays) > 0 {
+				t.Fatalf("%d relays at hand after %s", len(us.reach.Relays()), time.Since(begun))
+			}
+		}
+		if us.reach.NAT() == peer.NATUnknown {
+			t.Error("it still does not know")
+		}
+	})
+}
+
 func TestALostRelayIsReplacedAtOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.relays(3)

@@ -67,7 +67,7 @@ func TestADirectPathHasAHeadStart(t *testing.T) {
 			began := time.Now()
 			go func() { _ = a.Connect(t.Context(), c.id()) }()
 			<-asked
-			want := assistAfter
+			want := AssistAfter
 			if relays != nil {
 				want = 0
 			}

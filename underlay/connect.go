@@ -21,9 +21,9 @@ const (
 	waitersMax = 1024
 	// hintsMax bounds the addresses of a node from elsewhere than its record.
 	hintsMax = nat.PlanAddressesMax
-	// assistAfter is the head start of direct checks before help is asked for: a usual round trip between continents, so that who is reached directly
+	// AssistAfter is the head start of direct checks before help is asked for: a usual round trip between continents, so that who is reached directly
 	// costs no relay a channel. Who names relays in its record needs them, and gets no such check in front.
-	assistAfter = 250 * time.Millisecond
+	AssistAfter = 250 * time.Millisecond
 )
 
 var errTooManyChecks = errors.New("underlay: too many path checks under way")
@@ -105,7 +105,7 @@ func (o *owner) connect(n *node, addrs []netip.AddrPort, waiter chan error) {
 		n.begin(o.now())
 		n.attempt.assistAt = n.attempt.began
 		if len(fresh) > 0 && !o.namesRelays(n) {
-			n.attempt.assistAt += assistAfter
+			n.attempt.assistAt += AssistAfter
 		}
 	}
 	a := n.attempt
