@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -23,8 +24,8 @@ const (
 	// rumourMult is the rumours' RetransmitMult (see Profile). A member state is repaired by the next push/pull, a rumour by nothing: ten
 	// copies from each of six nodes leave a given one out once in 100,000 rumours.
 	rumourMult = 10
-	// rumoursInMax, rumoursWaitingMax and rumoursSpreadMax bound the queues of rumours not yet checked, not yet read by the pool's
-	// user, and still being spread. In each, 512 are at most 0.4 MB and more than a burst of decisions.
+	// rumoursInMax, rumoursWaitingMax and rumoursSpreadMax bound the queues of messages with rumours not yet checked, of rumours not yet read by the
+	// pool's user, and of those still being spread. In each, 512 are at most 0.7 MB and more than a burst of decisions.
 	rumoursInMax      = 512
 	rumoursWaitingMax = 512
 	rumoursSpreadMax  = 512
@@ -116,7 +117,7 @@ type rumours struct {
 	remembered atomic.Int64
 }
 
-// heardIn is a message and the pool it came from.
+// heardIn is a message, one rumour or several, and the pool it came from.
 type heardIn struct {
 	pool    *Pool
 	message []byte
@@ -188,9 +189,9 @@ func (p *Pool) tellRumours() {
 				break // who comes wakes us
 			}
 			for _, to := range some {
-				for _, b := range p.spreading.GetBroadcasts(1, packetMax) {
-					if err := p.list.SendToAddress(memberlistAddress(p.mesh, to), b); err != nil {
-						p.log.Debug("rumour not sent", "peer", to.Short(), "err", err)
+				if told := p.spreading.GetBroadcasts(1, packetMax); len(told) > 0 {
+					if err := p.list.SendToAddress(memberlistAddress(p.mesh, to), bytes.Join(told, nil)); err != nil {
+						p.log.Debug("rumours not sent", "peer", to.Short(), "rumours", len(told), "err", err)
 					}
 				}
 			}
@@ -244,6 +245,10 @@ func (h *Host) Rumours() <-chan Rumour { return h.rumours.out }
 
 // take is called by memberlist with a message that came; it copies it and returns.
 func (r *rumours) take(from *Pool, b []byte) {
+	if len(b) > packetMax {
+		r.h.stats.refuse(refusedRumour)
+		return
+	}
 	select {
 	case r.in <- heardIn{from, append([]byte(nil), b...)}:
 	default:
@@ -258,9 +263,21 @@ func (r *rumours) run() {
 		case <-r.h.ctx.Done():
 			return
 		case m := <-r.in:
-			if why, ok := r.hear(m, r.h.cfg.Now()); !ok {
-				r.h.stats.refuse(why)
-			}
+			r.hearAll(m, r.h.cfg.Now())
+		}
+	}
+}
+
+// hearAll takes the rumours of a message one by one. What follows after something that is none is not looked at.
+func (r *rumours) hearAll(m heardIn, now time.Time) {
+	for rest := m.message; len(rest) > 0; {
+		var err error
+		if m.message, rest, err = wire.First(rest); err != nil {
+			r.h.stats.refuse(refusedRumour)
+			return
+		}
+		if why, ok := r.hear(m, now); !ok {
+			r.h.stats.refuse(why)
 		}
 	}
 }

@@ -146,6 +146,71 @@ func TestRumoursThatAreNotTheirOriginsOwnAreRefused(t *testing.T) {
 	})
 }
 
+// Regression: each rumour had a packet of its own, so that fifty who came back together and had one thing each to say were a thousand packets each.
+func TestRumoursThatAreTogetherShareAPacket(t *testing.T) {
+	const count, size = 7, 20 // some 150 bytes each
+	spent := func(rumours int) (packets uint64) {
+		inBubble(t, func(t *testing.T) {
+			w := newWorld(t)
+			hosts := w.hosts(4)
+			startAll(t, hosts)
+			defer closeAll(hosts)
+			eventually(t, 3*time.Second, "all alive", func() bool { return whole(hosts) })
+			time.Sleep(time.Minute)
+			before := w.packets.Load()
+			for i := range rumours {
+				if err := hosts[0].pool.Load().host.Rumour(uint8(i), make([]byte, size)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Minute)
+			packets = w.packets.Load() - before
+			for _, h := range hosts[1:] {
+				if got := len(drain(h.pool.Load())); got != rumours {
+					t.Errorf("%d rumours of %d came", got, rumours)
+				}
+			}
+		})
+		return packets
+	}
+	idle := spent(0)
+	one, several := spent(1)-idle, spent(count)-idle
+	t.Logf("%d packets when nothing is to be told, %d more for one rumour, %d more for %d", idle, one, several, count)
+	if several > 2*one {
+		t.Errorf("%d rumours took %d packets, one took %d", count, several, one)
+	}
+}
+
+func TestRumoursOfAMessageAreHeardOneByOne(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		hosts := w.hosts(2)
+		p := hosts[0].start()
+		defer closeAll(hosts)
+		numbered := func(n uint64) []byte {
+			b, err := wire.Marshal(signedRumour(t, hosts[1], func(r *rumourWire) { r.Sequence = n }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		message := bytes.Join([][]byte{numbered(1), numbered(2), numbered(2), {0x01}, numbered(3), {0xff}, numbered(4)}, nil)
+		p.host.rumours.hearAll(heardIn{p, message}, time.Now())
+		if got := len(drain(p)); got != 3 {
+			t.Errorf("%d rumours were heard, want the three that differ and are not behind what is no CBOR", got)
+		}
+		for why, want := range map[refusal]uint64{refusedRepeat: 1, refusedRumour: 2} {
+			if got := p.host.stats.refused[why].Load(); got != want {
+				t.Errorf("%d refused as %q, want %d", got, why, want)
+			}
+		}
+		p.host.rumours.take(p, make([]byte, packetMax+1))
+		if got := p.host.stats.refused[refusedRumour].Load(); got != 3 {
+			t.Error("more than a packet was taken")
+		}
+	})
+}
+
 func TestRumoursAreHeardAfterAClockThatWasAheadIsPutRight(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -207,15 +272,23 @@ func FuzzRumour(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
+	f.Add(append(bytes.Clone(good), good...))
 	f.Add([]byte{0x86})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := parseRumour(b)
-		if err != nil {
-			return
-		}
-		again, err := wire.Marshal(r)
-		if err != nil || !bytes.Equal(again, b) {
-			t.Fatalf("%x is %x again (%v)", b, again, err)
+		for rest := b; len(rest) > 0; {
+			var one []byte
+			var err error
+			if one, rest, err = wire.First(rest); err != nil {
+				return
+			}
+			r, err := parseRumour(one)
+			if err != nil {
+				continue
+			}
+			again, err := wire.Marshal(r)
+			if err != nil || !bytes.Equal(again, one) {
+				t.Fatalf("%x is %x again (%v)", one, again, err)
+			}
 		}
 	})
 }

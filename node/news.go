@@ -14,7 +14,8 @@ const heardMax = 16
 
 // versionNews decides who tells the mesh of a new version of its state. Were it everybody, each change of the ledger would be as many rumours as
 // there are members, each of which all pass on. So it is those to whom the log brings it, at most five, and of the others who has learned it in
-// another way than by a rumour, which gossip passes on by itself. A member that lies about versions so keeps nobody but plain members from telling.
+// another way than by a rumour, which gossip passes on by itself. What such a one starts with is no news: of a mesh that returns after a power cut all
+// would tell all; if it is ahead after all, its record says so. A member that lies about versions so keeps nobody but plain members from telling.
 type versionNews struct {
 	mu     sync.Mutex
 	spread uint64   // highest version that we have told of, or need not
@@ -41,8 +42,9 @@ func (v *versionNews) tell(version uint64, voter bool) bool {
 	if version <= v.spread {
 		return false
 	}
+	first := v.spread == 0
 	v.spread = version
-	return voter || !slices.Contains(v.heard, version)
+	return voter || !first && !slices.Contains(v.heard, version)
 }
 
 // hearRumour hands a rumour to whom it concerns.

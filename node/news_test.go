@@ -4,6 +4,9 @@ import "testing"
 
 func TestWhoHeardOfAVersionByARumourTellsNobodyAnew(t *testing.T) {
 	var v versionNews
+	if v.tell(1, false) {
+		t.Error("a plain member tells what it has started with")
+	}
 	v.hear(2)
 	if v.tell(2, false) {
 		t.Error("a plain member begins a second rumour")
@@ -20,5 +23,8 @@ func TestWhoHeardOfAVersionByARumourTellsNobodyAnew(t *testing.T) {
 	}
 	if !v.tell(5, true) {
 		t.Error("a voter was silenced by a rumour")
+	}
+	if v := (versionNews{}); !v.tell(1, true) {
+		t.Error("a voter keeps to itself what it has started with, which may be what it could not tell before")
 	}
 }

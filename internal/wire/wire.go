@@ -72,6 +72,16 @@ func Unmarshal(b []byte, v any) error {
 	return nil
 }
 
+// First cuts the first value off a sequence of them (RFC 8742), without a look at what it is; rest is empty after the last. It returns [ErrForm].
+func First(b []byte) (first, rest []byte, err error) {
+	var raw cbor.RawMessage
+	rest, err = decMode.UnmarshalFirst(b, &raw)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrForm, err)
+	}
+	return b[:len(b)-len(rest)], rest, nil
+}
+
 // headSize is the length in front of a message: four bytes, big-endian.
 const headSize = 4
 
