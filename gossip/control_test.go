@@ -36,7 +36,7 @@ func (w *wires) end(id identity.NodeID) *wireEnd {
 
 func (e *wireEnd) Gossip() <-chan underlay.GossipPacket { return e.in }
 
-func (e *wireEnd) SendGossip(to identity.NodeID, b []byte) error {
+func (e *wireEnd) SendGossip(to identity.NodeID, b []byte, _ bool) error {
 	e.all.mu.Lock()
 	defer e.all.mu.Unlock()
 	o := e.all.ends[to]

@@ -22,8 +22,8 @@ import (
 
 // Packets is the way of sealed packets: *underlay.Socket.
 type Packets interface {
-	// SendGossip sends a packet to the node by whatever path there is, and does not keep b.
-	SendGossip(to identity.NodeID, b []byte) error
+	// SendGossip sends a packet to the node by whatever path there is, and does not keep b. asks says whether the node is to answer.
+	SendGossip(to identity.NodeID, b []byte, asks bool) error
 	// Gossip gives the packets that came.
 	Gossip() <-chan underlay.GossipPacket
 }
@@ -248,15 +248,17 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 		return time.Time{}, fmt.Errorf("%w: %q", errNoNode, addr.Name)
 	}
 	// What memberlist spreads it believes: see roster.
+	asks := false
 	_ = walk(b, func(kind byte, body []byte) {
-		if kind == typeAlive {
+		switch kind {
+		case typePing, typeIndirectPing:
+			asks = true
+		case typeAlive:
 			t.noteOwn(body)
-		}
-		if kind != typeSuspect {
-			return
-		}
-		if about, ok := subjectOf(body); ok {
-			t.roster.suspected(about)
+		case typeSuspect:
+			if about, ok := subjectOf(body); ok {
+				t.roster.suspected(about)
+			}
 		}
 	})
 	if !t.knows(id) {
@@ -274,7 +276,7 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 	if err != nil {
 		return time.Time{}, err
 	}
-	if err := t.packets.SendGossip(id, sealed); err != nil {
+	if err := t.packets.SendGossip(id, sealed, asks); err != nil {
 		t.stats.packetsLost.Add(1)
 		t.paths.want(id)
 		return time.Time{}, unreachable("udp", err)

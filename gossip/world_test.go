@@ -186,7 +186,7 @@ func (w *world) split(group map[identity.NodeID]bool) {
 }
 
 // SendGossip implements Packets.
-func (h *host) SendGossip(to identity.NodeID, b []byte) error {
+func (h *host) SendGossip(to identity.NodeID, b []byte, _ bool) error {
 	w := h.w
 	w.packets.Add(1)
 	for old := w.largest.Load(); old < uint64(len(b)) && !w.largest.CompareAndSwap(old, uint64(len(b))); old = w.largest.Load() {

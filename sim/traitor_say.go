@@ -107,7 +107,7 @@ func (t *turncoat) say(to *Host, plain []byte, r *rand.Rand) error {
 		return err
 	}
 	if online {
-		return parts.Socket.SendGossip(to.id, sealed)
+		return parts.Socket.SendGossip(to.id, sealed, true)
 	}
 	from, at := *t.host.addrs.Load(), *to.addrs.Load()
 	if len(from) == 0 || len(at) == 0 {

@@ -67,7 +67,11 @@ func (b deviceBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if len(bufs) == 0 {
 		return nil
 	}
-	return e.node.send(bufs, isData(bufs[0]))
+	what := questions
+	if isData(bufs[0]) {
+		what = data
+	}
+	return e.node.send(bufs, what)
 }
 
 // ParseEndpoint returns the endpoint of the member with the node ID s.

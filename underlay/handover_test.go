@@ -35,7 +35,7 @@ func TestHandoverLosesNothing(t *testing.T) {
 		gossip, tunnel := 0, 0
 		send := func() {
 			gossip++
-			if err := a.SendGossip(b.id(), []byte{byte(gossip)}); err != nil {
+			if err := a.SendGossip(b.id(), []byte{byte(gossip)}, true); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -90,7 +90,7 @@ func TestALinkIsAPath(t *testing.T) {
 		if got := <-dev.got; got != a.id().String()+" hello............" {
 			t.Errorf("tunnel packet %q", got)
 		}
-		if err := a.SendGossip(b.id(), []byte("rumour")); err != nil {
+		if err := a.SendGossip(b.id(), []byte("rumour"), true); err != nil {
 			t.Fatal(err)
 		}
 		if g := <-b.Gossip(); string(g.Data) != "rumour" || g.FromID != a.id() || g.From.IsValid() {

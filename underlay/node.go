@@ -96,12 +96,22 @@ func (n *node) pairKey() ([32]byte, error) {
 	return n.pair.key, n.pair.err
 }
 
+// traffic is what packets are, as far as the upkeep of paths goes.
+type traffic uint8
+
+const (
+	questions traffic = iota // an answer is to come, or an acknowledgement
+	news                     // nothing comes back for them
+	data                     // of the tunnel
+)
+
 // send sends packets of one node over its active path.
-func (n *node) send(bufs [][]byte, data bool) error {
+func (n *node) send(bufs [][]byte, what traffic) error {
 	now := n.socket.now()
+	data := what == data
 	wireGuard := data || classify(bufs[0]) == classWireGuard
 	r := n.active.Load()
-	n.noteSent(now, data, !wireGuard && r.mayAnswer(now))
+	n.noteSent(now, data, !wireGuard && (r.mayAnswer(now) || what == news && r.fresh(now)))
 	kept := !n.confirmed.Load() && n.park(bufs, now)
 	if r == nil {
 		n.askForPath()
@@ -213,6 +223,12 @@ const answerWithin = 100 * time.Millisecond
 // mayAnswer reports whether what is sent over the route now may be an answer.
 func (r *route) mayAnswer(now instant) bool {
 	return r != nil && now-instant(r.source.received.Load()) < answerWithin
+}
+
+// fresh reports whether something has come over the route lately. News for who has been quiet for longer count as a question: they may go to where it
+// was.
+func (r *route) fresh(now instant) bool {
+	return r != nil && now-instant(r.source.received.Load()) < freshFor
 }
 
 // noteSent keeps the instants that path upkeep needs, and wakes the owner if it has no reason to look after the node yet.

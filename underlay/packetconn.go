@@ -72,7 +72,7 @@ func (c *packetConn) WriteTo(b []byte, to net.Addr) (int, error) {
 			return len(b), nil
 		}
 	}
-	_ = n.send([][]byte{b}, false) // counted; QUIC finds out by itself
+	_ = n.send([][]byte{b}, questions) // counted; QUIC finds out by itself
 	return len(b), nil
 }
 
@@ -160,9 +160,9 @@ func (d *deadline) wait() <-chan struct{} {
 	return d.expired
 }
 
-// SendGossip sends a sealed gossip packet to a member. Errors: [ErrUnknownNode], [ErrTooLarge], [ErrNoPath] (one is looked for), or
-// the system's.
-func (s *Socket) SendGossip(id identity.NodeID, b []byte) error {
+// SendGossip sends a sealed gossip packet to a member; asks says whether it is to answer, so that its silence means something. Errors:
+// [ErrUnknownNode], [ErrTooLarge], [ErrNoPath] (one is looked for), or the system's.
+func (s *Socket) SendGossip(id identity.NodeID, b []byte, asks bool) error {
 	if len(b) > gossipLimit {
 		return fmt.Errorf("underlay: gossip packet of %d bytes, at most %d: %w", len(b), gossipLimit, ErrTooLarge)
 	}
@@ -171,7 +171,11 @@ func (s *Socket) SendGossip(id identity.NodeID, b []byte) error {
 		return fmt.Errorf("underlay: gossip to %s: %w", id.Short(), ErrUnknownNode)
 	}
 	packet := append(make([]byte, 0, len(b)+1), gossipByte)
-	return n.send([][]byte{append(packet, b...)}, false)
+	what := news
+	if asks {
+		what = questions
+	}
+	return n.send([][]byte{append(packet, b...)}, what)
 }
 
 // Gossip returns the channel of gossip packets that arrived. It is not closed. Who does not read loses packets, which are counted.

@@ -112,7 +112,7 @@ func TestMembersMeetOverAPipeWhereUDPIsBlocked(t *testing.T) {
 		}
 		quicPing(t, w.a, w.b)
 		quicPing(t, w.b, w.a)
-		if err := w.b.SendGossip(w.a.id(), []byte("rumour")); err != nil {
+		if err := w.b.SendGossip(w.a.id(), []byte("rumour"), true); err != nil {
 			t.Fatal(err)
 		}
 		if g := <-w.a.Gossip(); g.FromID != w.b.id() {
@@ -179,7 +179,7 @@ func TestAJoinerMakesContactOverAPipe(t *testing.T) {
 			if n, _, err := w.b.PacketConn().ReadFrom(make([]byte, 10)); n != 2 {
 				t.Fatal(n, err)
 			}
-			_ = w.a.nodes.get(addr.Key).send([][]byte{wireGuard("sneaky")}, true)
+			_ = w.a.nodes.get(addr.Key).send([][]byte{wireGuard("sneaky")}, data)
 			time.Sleep(time.Second)
 		}
 		if len(dev.got) != 0 {

@@ -123,7 +123,7 @@ func TestRelaysDoNotChain(t *testing.T) {
 		}
 		// Nor is a frame inside a frame taken in.
 		before := tr.b.Stats().Dropped["relay"]
-		if err := n.send([][]byte{relayFrame(1, "x")}, false); err != nil {
+		if err := n.send([][]byte{relayFrame(1, "x")}, questions); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(100 * time.Millisecond)

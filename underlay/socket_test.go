@@ -54,7 +54,7 @@ func TestMembersFindEachOther(t *testing.T) {
 		if got := <-dev.got; got != a.id().String()+" hello............" {
 			t.Errorf("tunnel packet %q", got)
 		}
-		if err := a.SendGossip(b.id(), []byte("rumour")); err != nil {
+		if err := a.SendGossip(b.id(), []byte("rumour"), true); err != nil {
 			t.Fatal(err)
 		}
 		if g := <-b.Gossip(); string(g.Data) != "rumour" || g.FromID != a.id() {
@@ -116,14 +116,14 @@ func TestAJoinerSpeaksToAMemberItHasNeverMet(t *testing.T) {
 		dev := attach(t, member.Socket)
 		defer dev.down()
 		n2 := joiner.nodes.get(addr.Key)
-		_ = n2.send([][]byte{wireGuard("sneaky")}, true)
+		_ = n2.send([][]byte{wireGuard("sneaky")}, data)
 		synctest.Wait()
 		if len(dev.got) != 0 {
 			t.Error("a stranger's tunnel packet was accepted")
 		}
 		// Admission makes it a member's at once, without another check.
 		member.knows(joiner)
-		_ = n2.send([][]byte{wireGuard("welcome")}, true)
+		_ = n2.send([][]byte{wireGuard("welcome")}, data)
 		synctest.Wait()
 		if len(dev.got) != 1 {
 			t.Error("the admitted member's tunnel packet was dropped")

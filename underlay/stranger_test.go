@@ -250,7 +250,7 @@ func TestARevokedNodeIsCutOffAtOnce(t *testing.T) {
 		a.Forget(b.id())
 		before := a.Stats()
 		_ = b.sendTunnel(a, "still here")
-		_ = b.SendGossip(a.id(), []byte("x"))
+		_ = b.SendGossip(a.id(), []byte("x"), true)
 		if err := b.Connect(t.Context(), a.id()); err != nil {
 			t.Log(err) // fresh enough to be believed is allowed: it was reachable a moment ago
 		}
@@ -398,7 +398,7 @@ func TestARevokedNodeMayComeAsAStrangerAndHearItOverQUIC(t *testing.T) {
 			t.Errorf("its question: %d bytes from %v, %v", n, from, err)
 		}
 		_ = b.sendTunnel(a, "still here")
-		_ = b.SendGossip(a.id(), []byte("x"))
+		_ = b.SendGossip(a.id(), []byte("x"), true)
 		synctest.Wait()
 		if len(dev.got) != 0 {
 			t.Error("a revoked node's tunnel packet was accepted")

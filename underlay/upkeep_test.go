@@ -170,13 +170,13 @@ func TestAnAnsweredQuestionNeedsNoCheck(t *testing.T) {
 		a.mustConnect(b)
 		ask := func() (checks int) {
 			before := len(p.packets())
-			if err := a.SendGossip(b.id(), []byte("?")); err != nil {
+			if err := a.SendGossip(b.id(), []byte("?"), true); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(10 * time.Millisecond)
 			select {
 			case <-b.Gossip():
-				if err := b.SendGossip(a.id(), []byte("!")); err != nil {
+				if err := b.SendGossip(a.id(), []byte("!"), true); err != nil {
 					t.Fatal(err)
 				}
 			default:
@@ -197,6 +197,52 @@ func TestAnAnsweredQuestionNeedsNoCheck(t *testing.T) {
 		cut.Store(true)
 		if ask() == 0 {
 			t.Error("no check after a question that was not answered")
+		}
+	})
+}
+
+// Regression: what gossip tells, which nobody answers, had the path checked each time, so that members that tell each other much sent twice as many checks
+// as news. News for who has not been heard lately are followed by one: it may be gone.
+func TestNewsAreOwedNothingWhileTheOtherIsHeard(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var w underlaytest.Network
+		var p tap
+		w.Set(underlaytest.Hooks{Latency: func(_, _ netip.AddrPort) time.Duration { return 5 * time.Millisecond }, See: p.hook})
+		a, b := onNetwork(t, &w, 0, "192.0.2.1"), onNetwork(t, &w, 1, "192.0.2.2")
+		defer a.Close()
+		defer b.Close()
+		a.knows(b)
+		b.knows(a)
+		a.mustConnect(b)
+		checksAfter := func(pause time.Duration) (checks int) {
+			time.Sleep(pause)
+			before := len(p.packets())
+			for i := range 4 { // seconds: each tells the other something, half a second after it was told
+				from, to := a, b
+				if i%2 == 1 {
+					from, to = b, a
+				}
+				if err := from.SendGossip(to.id(), []byte("news"), false); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(500 * time.Millisecond)
+				<-to.Gossip()
+			}
+			for _, q := range p.packets()[before:] {
+				if classify(q.data) == classSTUN {
+					checks++
+				}
+			}
+			return checks
+		}
+		checksAfter(0)
+		for range 20 {
+			if n := checksAfter(time.Second); n > 0 {
+				t.Fatalf("%d packets of checks beside four of news", n)
+			}
+		}
+		if checksAfter(freshFor) == 0 {
+			t.Error("no check of who has been silent")
 		}
 	})
 }
