@@ -1,7 +1,6 @@
 package reach
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -9,9 +8,11 @@ import (
 )
 
 const (
-	// upkeepInterval is how often indirect paths are looked at without news, upkeepPause the least time between two looks.
+	// upkeepInterval is how often indirect paths are looked at without news; upkeepPause is the least time between two looks, and upkeepTurn what each
+	// path adds to it: in a mesh of hundreds that forms something changes all the time.
 	upkeepInterval = 30 * time.Second
 	upkeepPause    = 100 * time.Millisecond
+	upkeepTurn     = 500 * time.Microsecond
 	// channelLinger is for how long a channel stays open beside a direct path: what was just found may be lost again.
 	channelLinger = time.Minute
 	// channelIdle ends a channel to a member that nobody talks to.
@@ -25,9 +26,9 @@ func (r *Reach) upkeep() {
 	changed, cancel := r.net.Watch()
 	defer cancel()
 	for r.ctx.Err() == nil {
-		now := time.Now()
-		next := min(r.punchDue(now), r.closeIdle(now))
-		tick, pause := time.NewTimer(max(next, upkeepPause)), time.NewTimer(upkeepPause)
+		now, paths := time.Now(), r.net.Paths()
+		next, least := min(r.punchDue(paths, now), r.closeIdle(paths, now)), upkeepPause+time.Duration(len(paths))*upkeepTurn
+		tick, pause := time.NewTimer(max(next, least)), time.NewTimer(least)
 		select {
 		case <-r.ctx.Done():
 		case <-pause.C:
@@ -45,11 +46,16 @@ func (r *Reach) upkeep() {
 }
 
 // punchDue begins the attempts that are due and returns how long until the next is.
-func (r *Reach) punchDue(now time.Time) time.Duration {
+func (r *Reach) punchDue(paths map[identity.NodeID]Path, now time.Time) time.Duration {
 	next := upkeepInterval
-	paths := r.net.Paths()
+	var order []identity.NodeID
+	for id, p := range paths {
+		if p.Kind == Relayed || p.Kind == Pipe {
+			order = append(order, id)
+		}
+	}
 	// Tunnels first: places are few, and with whom only gossip is exchanged a relayed path is good enough for now.
-	order := slices.SortedFunc(maps.Keys(paths), func(a, b identity.NodeID) int {
+	slices.SortFunc(order, func(a, b identity.NodeID) int {
 		if x, y := paths[a].Tunnel, paths[b].Tunnel; x != y {
 			if x {
 				return -1
@@ -60,9 +66,6 @@ func (r *Reach) punchDue(now time.Time) time.Duration {
 	})
 	for _, id := range order {
 		p := paths[id]
-		if p.Kind != Relayed && p.Kind != Pipe {
-			continue
-		}
 		if p.Kind == Relayed && p.Tunnel && now.Sub(p.Heard) < inUse && r.lacksSecond(id, now) {
 			r.Assist(id)
 		}
@@ -134,8 +137,7 @@ func (r *Reach) mayPunch(id identity.NodeID, p Path, now time.Time) (wait time.D
 }
 
 // closeIdle gives back the channels to members that are reached directly by now, or that nobody talks to, and returns when to look again.
-func (r *Reach) closeIdle(now time.Time) time.Duration {
-	paths := r.net.Paths()
+func (r *Reach) closeIdle(paths map[identity.NodeID]Path, now time.Time) time.Duration {
 	var done []*lease
 	next := upkeepInterval
 	r.mu.Lock()

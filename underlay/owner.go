@@ -16,6 +16,7 @@ type owner struct {
 	list, woken                        []*node // scratch of all and of scan
 	queue                              dueQueue
 	swept                              instant
+	reconciling                        instant // the earliest that the peer table is looked at again
 	timer                              *time.Timer
 	due                                instant // when the timer fires
 	pending                            []*node // to be checked everywhere, since the network changed
@@ -25,6 +26,10 @@ type owner struct {
 const (
 	sweepInterval = 5 * time.Second
 	localInterval = 15 * time.Second
+	// reconcileTurn is the least time between two looks at the peer table, for each member, and reconcileMax that of any mesh: a look takes a microsecond
+	// for each, and a mesh of hundreds that forms changes all the time. Who is cut off does not wait for it (Forget).
+	reconcileTurn = 500 * time.Microsecond
+	reconcileMax  = 250 * time.Millisecond
 )
 
 // run ends when the socket closes.
@@ -40,6 +45,10 @@ func (o *owner) run() {
 	defer o.timer.Stop()
 	o.reconcile()
 	for {
+		table := changed
+		if o.now() < o.reconciling {
+			table = nil
+		}
 		// Validated sources' requests go first: a flood from strangers must not look like a dead path.
 		select {
 		case p := <-o.checks:
@@ -56,7 +65,7 @@ func (o *owner) run() {
 			o.handleRequest(p)
 		case f := <-o.commands:
 			f(o)
-		case <-changed:
+		case <-table:
 			o.reconcile()
 		case <-local.C:
 			if o.refreshLocal() {
@@ -359,7 +368,10 @@ func (o *owner) dropPaths(n *node, err error) {
 // reconcile follows the peer table: the revoked lose their paths, strangers that were admitted become members, and searches get the
 // addresses that have just become known.
 func (o *owner) reconcile() {
-	for _, e := range o.peers.All() {
+	members := o.peers.All()
+	o.reconciling = o.now() + min(instant(len(members))*instant(reconcileTurn), instant(reconcileMax))
+	o.wakeAt(o.reconciling)
+	for _, e := range members {
 		if !e.Revoked {
 			continue
 		}
