@@ -41,6 +41,14 @@ func (p *Policy) version() uint64 {
 	return p.Version
 }
 
+// PolicyNumber is that of the policy of a state; zero if it has none, as after a restore from a backup that is older than the first.
+func (s *State) PolicyNumber() uint64 {
+	if s.Policy == nil {
+		return 0
+	}
+	return s.Policy.Number
+}
+
 type policyRecord struct {
 	_       struct{} `cbor:",toarray"`
 	Number  uint64

@@ -60,7 +60,7 @@ func (m *membership) adoptPolicy(state *coordinator.State) {
 			g.firewall.Set(nil)
 		}
 		if was != "" {
-			m.node.log.Info("packet filter off", "version", state.Policy.Number)
+			m.node.log.Info("packet filter off", "version", state.PolicyNumber())
 		}
 		return
 	}
@@ -68,7 +68,7 @@ func (m *membership) adoptPolicy(state *coordinator.State) {
 	m.plane.SetFilter(g.firewall)
 	g.inForce = true
 	if was != g.text || ended > 0 {
-		m.node.log.Info("packet filter", "version", state.Policy.Number, "rules", len(g.parsed.Rules), "flows_ended", ended)
+		m.node.log.Info("packet filter", "version", state.PolicyNumber(), "rules", len(g.parsed.Rules), "flows_ended", ended)
 	}
 }
 
@@ -403,7 +403,7 @@ func (m *membership) checkPolicy(state *coordinator.State) localapi.Finding {
 		f.OK, f.Severity, f.What, f.Why = false, localapi.SeverityError, "this program cannot read the mesh's policy", filter.Problem
 		f.Next = "update phantom on this machine, or set another policy: phantom policy rollback"
 	case filter.InForce:
-		f.What = fmt.Sprintf("policy version %d is in force, %s dropped", state.Policy.Number, countOf(int(filter.Dropped), "packet", "packets"))
+		f.What = fmt.Sprintf("policy version %d is in force, %s dropped", state.PolicyNumber(), countOf(int(filter.Dropped), "packet", "packets"))
 		if len(filter.Last) > 0 {
 			d := filter.Last[0]
 			f.Why = fmt.Sprintf("the last one %s ago: %s from %s to %s, %s", time.Since(d.At).Round(time.Second), d.Service, d.From, d.To, d.Reason)

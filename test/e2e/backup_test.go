@@ -37,8 +37,14 @@ func TestAFounderWhoseDiskIsLostComesBackFromItsBackup(t *testing.T) {
 	pass, file := passphrase(t), filepath.Join(t.TempDir(), "founder.age")
 	founder.Must("backup", file, "--passphrase-file", pass)
 	invitation := founder.Invite("--uses", "2")
-	// Of this decision the backup knows nothing.
+	// Of these decisions the backup knows nothing.
 	founder.Must("rename", other.Name, "renamed")
+	first := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(first, []byte("rules: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	founder.Must("policy", "set", first)
+	inForce(t, 1, true, nodes...)
 	loseDisk(t, founder)
 
 	if r := founder.Do("restore", file, "--passphrase-file", pass); r.Code != mesh.Usage || !strings.Contains(r.Stderr, "--as-only-coordinator") {
@@ -51,6 +57,7 @@ func TestAFounderWhoseDiskIsLostComesBackFromItsBackup(t *testing.T) {
 		}
 	}
 	founder.Start()
+	inForce(t, 0, false, nodes...) // regression: members crashed on a state whose policy was taken back to none
 	mesh.Everybody(t, settled, nodes...)
 	late := mesh.Start(t, l, l.Host("late"))
 	if r := late.Do("join", invitation.Token); r.Code != mesh.Refused {
