@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	// pollInterval is how often a condition is looked at while waiting for it.
-	pollInterval = 10 * time.Millisecond
+	// pollMin and pollMax bound the time between two looks at a condition: what has not come true waits an eighth of the time that it has been
+	// waited for. A look mostly starts a program, and would take a whole processor from what it waits for if it came every 10 ms.
+	pollMin = 10 * time.Millisecond
+	pollMax = 250 * time.Millisecond
 	// logTail is how much of a process's output a failed test prints.
 	logTail = 12 << 10
 )
@@ -131,15 +133,16 @@ func (p *Process) WaitOutput(text string, timeout time.Duration) {
 
 // Eventually calls f until it returns nil or the time is over, and returns its last error.
 func Eventually(timeout time.Duration, f func() error) error {
-	deadline := time.Now().Add(timeout)
+	begin := time.Now()
 	for {
 		err := f()
 		if err == nil {
 			return nil
 		}
-		if time.Now().After(deadline) {
+		waited := time.Since(begin)
+		if waited >= timeout {
 			return fmt.Errorf("after %s: %w", timeout, err)
 		}
-		time.Sleep(pollInterval) // between two looks, not instead of one
+		time.Sleep(min(max(waited/8, pollMin), pollMax, timeout-waited)) // between two looks, not instead of one
 	}
 }

@@ -14,6 +14,7 @@ import (
 )
 
 func TestAOneUseTokenAdmitsOneOfTwoRacers(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, nodes := mesh.Grow(t, 3)
 	for round := range 3 {
@@ -85,6 +86,7 @@ func TestARevokedNodeIsCutOffEverywhereWithinFiveSeconds(t *testing.T) {
 }
 
 func TestANodeThatWasRevokedWhileItWasAwayIsToldWhenItReturns(t *testing.T) {
+	t.Parallel()
 	need(t)
 	_, nodes := mesh.Grow(t, 3)
 	mesh.Everybody(t, settled, nodes...)
@@ -111,6 +113,7 @@ func TestANodeThatWasRevokedWhileItWasAwayIsToldWhenItReturns(t *testing.T) {
 }
 
 func TestATokenThatIsNoneIsWrongUsage(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, nodes := mesh.Grow(t, 1)
 	token := nodes[0].Invite().Token
@@ -128,6 +131,7 @@ func TestATokenThatIsNoneIsWrongUsage(t *testing.T) {
 }
 
 func TestAnExpiredTokenIsRefused(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, nodes := mesh.Grow(t, 1)
 	n := mesh.Start(t, l, l.Host("joiner"))
@@ -149,6 +153,7 @@ func TestAnExpiredTokenIsRefused(t *testing.T) {
 }
 
 func TestACancelledTokenIsRefused(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, nodes := mesh.Grow(t, 1)
 	i := nodes[0].Invite()
@@ -159,6 +164,7 @@ func TestACancelledTokenIsRefused(t *testing.T) {
 }
 
 func TestAMemberIsNotTakenIntoAnotherMesh(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	a, b := mesh.Start(t, l, l.Host("a")), mesh.Start(t, l, l.Host("b"))
@@ -185,6 +191,7 @@ func TestAMemberIsNotTakenIntoAnotherMesh(t *testing.T) {
 }
 
 func TestATokenWhoseMeshIsGoneFails(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	old := mesh.Start(t, l, l.Host("a"))
@@ -207,6 +214,7 @@ func TestATokenWhoseMeshIsGoneFails(t *testing.T) {
 }
 
 func TestJoiningWithNobodyThereTimesOut(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, nodes := mesh.Grow(t, 1)
 	token := nodes[0].Invite().Token
@@ -273,6 +281,7 @@ func TestLosingQuorumStopsDecisionsAndNothingElse(t *testing.T) {
 }
 
 func TestStrangersGetNoMoreBytesThanTheySend(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, nodes := mesh.Grow(t, 1)
 	stranger := l.Host("stranger")

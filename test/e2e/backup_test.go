@@ -30,6 +30,7 @@ func loseDisk(t *testing.T, n *mesh.Node) {
 }
 
 func TestAFounderWhoseDiskIsLostComesBackFromItsBackup(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, nodes := mesh.Grow(t, 2)
 	mesh.Everybody(t, settled, nodes...)
@@ -71,6 +72,7 @@ func TestAFounderWhoseDiskIsLostComesBackFromItsBackup(t *testing.T) {
 }
 
 func TestACoordinatorWhoseDiskIsLostComesBackAsAMemberAndVotesAgain(t *testing.T) {
+	t.Parallel()
 	need(t)
 	_, nodes := mesh.Grow(t, 3)
 	mesh.Everybody(t, settled, nodes...)

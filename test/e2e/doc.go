@@ -3,5 +3,6 @@
 //
 // They need root; without it, or without a tool, they are skipped with the reason. They poll with
 // deadlines and never wait for a fixed time, except where staying so is the promise. When one
-// fails, the logs of its nodes are printed. Tests marked parallel mostly wait.
+// fails, the logs of its nodes are printed. Each has a lab of its own, and they run side by side, except those that hold the program to a pause or an
+// answer of less than some seconds: these come first, one by one.
 package e2e

@@ -71,6 +71,7 @@ func found(t *testing.T, n *mesh.Node) {
 }
 
 func TestALANOfMachinesWithNoConfigurationBecomesAMesh(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	var nodes []*mesh.Node
@@ -114,6 +115,7 @@ func TestALANOfMachinesWithNoConfigurationBecomesAMesh(t *testing.T) {
 }
 
 func TestTwoFirstMachinesMakeOneMesh(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	a, b := onLAN(t, l, l.Host("a")), onLAN(t, l, l.Host("b"))
@@ -143,6 +145,7 @@ func TestTwoFirstMachinesMakeOneMesh(t *testing.T) {
 }
 
 func TestSeveralMeshesOnALANAndOnAHostAreToldApart(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	h := l.Host("h")
@@ -228,6 +231,7 @@ func TestSeveralMeshesOnALANAndOnAHostAreToldApart(t *testing.T) {
 }
 
 func TestAJoinFindsAMeshWhoseTokenMembersAreGone(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	hosts := l.AddHosts("n", 4)
@@ -249,6 +253,7 @@ func TestAJoinFindsAMeshWhoseTokenMembersAreGone(t *testing.T) {
 }
 
 func TestABootstrapAddressWithoutATokenAsksTheSameWayAndNoLANIsSilent(t *testing.T) {
+	t.Parallel()
 	need(t, "tcpdump")
 	l := lab.New(t)
 	hosts := l.AddHosts("n", 2)
@@ -291,6 +296,7 @@ func TestABootstrapAddressWithoutATokenAsksTheSameWayAndNoLANIsSilent(t *testing
 }
 
 func TestAMeshThatWasFoundedBesideAnotherIsGivenUpForIt(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	first, second := onLAN(t, l, l.Host("first")), onLAN(t, l, l.Host("second"))
@@ -324,6 +330,7 @@ func TestAMeshThatWasFoundedBesideAnotherIsGivenUpForIt(t *testing.T) {
 
 // A LAN may have no IPv4 at all: beacons, paths and the exchange of codes then use the addresses that its router gives.
 func TestALANWithIPv6OnlyBecomesAMesh(t *testing.T) {
+	t.Parallel()
 	need(t, "nft", "conntrack")
 	l := lab.New(t)
 	r := l.Router("home", lab.RouterConfig{IPv6Only: true})
@@ -340,6 +347,7 @@ func TestALANWithIPv6OnlyBecomesAMesh(t *testing.T) {
 
 // A member with two interfaces is found in the networks of both, and is no way from one to the other for beacons.
 func TestAMemberWithTwoInterfacesIsFoundOnBoth(t *testing.T) {
+	t.Parallel()
 	need(t, "nft", "conntrack")
 	l := lab.New(t)
 	left, right := l.Router("left", lab.RouterConfig{Subnet: "10.1.0.0/24"}), l.Router("right", lab.RouterConfig{Subnet: "10.2.0.0/24"})

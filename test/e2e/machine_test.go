@@ -30,6 +30,7 @@ func ended(t *testing.T, n *mesh.Node, words ...string) {
 }
 
 func TestUpStartsANodeInTheBackgroundAndDownEndsIt(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	n := mesh.New(t, l, l.Host("a"))
@@ -51,6 +52,7 @@ func TestUpStartsANodeInTheBackgroundAndDownEndsIt(t *testing.T) {
 }
 
 func TestAPortInUseIsNamed(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	host := l.Host("a")
@@ -62,6 +64,7 @@ func TestAPortInUseIsNamed(t *testing.T) {
 }
 
 func TestAStateFolderServesOneNode(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l := lab.New(t)
 	first := mesh.Start(t, l, l.Host("a"))
@@ -78,6 +81,7 @@ func withoutRight(n *mesh.Node) {
 }
 
 func TestWithoutTheRightToATUNANamedOneIsAnError(t *testing.T) {
+	t.Parallel()
 	need(t, "setpriv")
 	l := lab.New(t)
 	n := mesh.New(t, l, l.Host("a"))
@@ -86,6 +90,7 @@ func TestWithoutTheRightToATUNANamedOneIsAnError(t *testing.T) {
 }
 
 func TestWithoutTheRightToATUNANodeRunsInUserspace(t *testing.T) {
+	t.Parallel()
 	need(t, "setpriv")
 	l, nodes := mesh.Grow(t, 1)
 	n := mesh.New(t, l, l.Host("a"))
@@ -103,6 +108,7 @@ func TestWithoutTheRightToATUNANodeRunsInUserspace(t *testing.T) {
 }
 
 func TestADamagedStateFileIsNamedOrSurvived(t *testing.T) {
+	t.Parallel()
 	need(t, "cp")
 	l, nodes := mesh.Grow(t, 2)
 	mesh.Everybody(t, settled, nodes...)
@@ -176,6 +182,7 @@ func files(t *testing.T, dir string) []string {
 }
 
 func TestAFullDiskIsSaidAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	need(t, "mount")
 	l, nodes := mesh.Grow(t, 1)
 	t.Run("from the start", func(t *testing.T) {
@@ -226,6 +233,7 @@ func TestAFullDiskIsSaidAndLosesNothing(t *testing.T) {
 }
 
 func TestWhatWasAcknowledgedSurvivesKillNine(t *testing.T) {
+	t.Parallel()
 	need(t)
 	_, nodes := mesh.Grow(t, 1)
 	n := nodes[0]
@@ -274,6 +282,7 @@ func TestWhatWasAcknowledgedSurvivesKillNine(t *testing.T) {
 }
 
 func TestANodeThatLeavesIsGoneForEverybody(t *testing.T) {
+	t.Parallel()
 	need(t)
 	_, nodes := mesh.Grow(t, 3)
 	mesh.Everybody(t, settled, nodes...)

@@ -25,6 +25,7 @@ func need(t *testing.T, tools ...string) {
 }
 
 func TestFiveHostsTalkOverBothFamilies(t *testing.T) {
+	t.Parallel()
 	need(t)
 	_, nodes := mesh.Grow(t, 5)
 	mesh.Everybody(t, settled, nodes...)
@@ -98,6 +99,7 @@ func TestKillingAnyNodeLeavesTheOthersTalkingAndItComesBackByItself(t *testing.T
 }
 
 func TestAMeshThatLostPowerComesBackWithoutTokens(t *testing.T) {
+	t.Parallel()
 	need(t)
 	_, nodes := mesh.Grow(t, 5)
 	mesh.Everybody(t, settled, nodes...)
@@ -166,38 +168,8 @@ func TestTwoHalvesOfAPartitionHealByThemselves(t *testing.T) {
 	mesh.Leader(t, nodes[0], nodes)
 }
 
-func TestKeysRotateWithoutAPause(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes more than one epoch of 120 s")
-	}
-	t.Parallel()
-	need(t)
-	_, nodes := mesh.Grow(t, 2)
-	to := netip.AddrPortFrom(nodes[1].Addresses()[0], nodes[1].Echo())
-	epoch := func() uint64 {
-		peers := nodes[0].Status().Peers
-		if len(peers) != 1 {
-			t.Fatalf("want one peer: %+v", peers)
-		}
-		return peers[0].Tunnel.PSKEpoch
-	}
-	stream := nodes[0].Steady(to)
-	before := epoch()
-	err := lab.Eventually(150*time.Second, func() error {
-		if now := epoch(); now <= before {
-			return fmt.Errorf("the PSK's epoch still is %d", now)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
-	if err := stream.Stop(pauseMax); err != nil {
-		t.Errorf("over a rotation: %v", err)
-	}
-}
-
 func TestNothingCrossesTheWireInClear(t *testing.T) {
+	t.Parallel()
 	need(t, "tcpdump")
 	l := lab.New(t)
 	a, b := mesh.Start(t, l, l.Host("a")), mesh.Start(t, l, l.Host("nameofthejoiner"))

@@ -24,6 +24,7 @@ func stateOf(n *mesh.Node, id string) string {
 }
 
 func TestAMachineThatWaitsIsInQuarantineUntilItIsApproved(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, nodes := mesh.Grow(t, 2)
 	mesh.Everybody(t, settled, nodes...)

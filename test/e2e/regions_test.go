@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -72,40 +70,5 @@ func TestADeadCoordinatorOfARegionIsReplacedByAnotherOfIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%s knows another after %v", n.Name, time.Since(begin))
-	}
-}
-
-// A person names the region of one machine while it runs. The others of the place, which were told none, follow after their minute, and the
-// stream between two of them goes on.
-func TestMachinesBesideOneWhoseRegionIsNamedFollowIt(t *testing.T) {
-	t.Parallel()
-	need(t)
-	_, nodes := mesh.Grow(t, 3)
-	mesh.Everybody(t, settled, nodes...)
-	if r := nodes[2].Must("get", "region"); strings.TrimSpace(r.Stdout) != "default" {
-		t.Fatalf("before anybody has named one: %v", r)
-	}
-	stream := nodes[0].Steady(netip.AddrPortFrom(nodes[2].Addresses()[0], nodes[2].Echo()))
-	if r := nodes[1].Must("set", "region=attic"); !strings.Contains(r.Stdout, "attic") {
-		t.Fatalf("set says %q", r.Stdout)
-	}
-	for _, n := range nodes {
-		if err := lab.Eventually(3*settled, func() error {
-			if r := n.Must("get", "region"); strings.TrimSpace(r.Stdout) != "attic" {
-				return fmt.Errorf("%s is in %s: %s", n.Name, r.Stdout, n.Must("get").Stdout)
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := stream.Stop(5 * time.Second); err != nil { // as slow as a busy machine may be; a tunnel that is made anew breaks the stream or waits longer
-		t.Error(err)
-	}
-	if r := nodes[0].Must("status"); !strings.Contains(r.Stdout, "attic  (chosen)") {
-		t.Errorf("status does not say that it has chosen: %s", r.Stdout)
-	}
-	if r := nodes[1].Must("status"); strings.Contains(r.Stdout, "(chosen)") {
-		t.Errorf("status of the one that was told says that it has chosen: %s", r.Stdout)
 	}
 }

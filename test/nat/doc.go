@@ -8,5 +8,6 @@
 //	    theory says which kind of path there should be, the ping's lines say which there is.
 //	 3. table.go writes what was found between two marks of a document.
 //
-// Its tests break paths (break_test.go) and attack (hostile_test.go). All of it needs root. The program owns no goroutine but those of package mesh.
+// Its tests break paths under a stream (stream_test.go), one by one as they hold it to a pause; then they walk through the pairs, attack (hostile_test.go)
+// and flood (throughput_test.go), each in a world of its own, side by side. All of it needs root. The program owns no goroutine but those of package mesh.
 package main

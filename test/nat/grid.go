@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/phantommesh/phantommesh/internal/lab"
@@ -154,16 +155,23 @@ func (w *world) pair(a, b *end) found {
 	return f
 }
 
-// grid measures every pair of the kinds, one after another.
-func (w *world) grid(of []kind, report func(found)) {
+// grid measures the pairs of kinds that begin with some of them, one after another.
+func (w *world) grid(of []kind, from []kind, report func(found)) {
 	w.t.Helper()
-	ends := map[kind][2]*end{}
-	for _, k := range of {
-		ends[k] = [2]*end{w.join(k), w.join(k)}
+	first := slices.IndexFunc(of, func(k kind) bool { return slices.Contains(from, k) })
+	begins, ends := map[kind]*end{}, map[kind]*end{}
+	for _, k := range of[first:] {
+		if slices.Contains(from, k) {
+			begins[k] = w.join(k)
+		}
+		ends[k] = w.join(k)
 	}
 	for i, a := range of {
+		if begins[a] == nil {
+			continue
+		}
 		for _, b := range of[i:] {
-			report(w.pair(ends[a][0], ends[b][1]))
+			report(w.pair(begins[a], ends[b]))
 		}
 	}
 }

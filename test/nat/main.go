@@ -38,7 +38,7 @@ func measure(of []kind) (cells []found, err error) {
 		t.End(err != nil)
 	}()
 	lab.Need(t, tools...)
-	newWorld(t).grid(of, func(f found) {
+	newWorld(t).grid(of, of, func(f found) {
 		cells = append(cells, f)
 		fmt.Fprintf(os.Stderr, "%s to %s: %s, first packet after %s ms, %v\n", f.a, f.b, f.way, millis(f.first), f.err)
 	})
