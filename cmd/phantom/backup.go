@@ -211,7 +211,11 @@ func (a *app) restore(file, passphrase string, how restoreHow) error {
 	if r.Role == localapi.RestoredCoordinator {
 		fmt.Fprintln(a.stdout, "it decides alone until others coordinate again; what was decided after the backup is lost")
 	}
-	fmt.Fprintln(a.stdout, "next: phantom up")
+	next := "phantom up"
+	if a.state.given {
+		next += " --state " + settings.State
+	}
+	fmt.Fprintln(a.stdout, "next: "+next)
 	return nil
 }
 
