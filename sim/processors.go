@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -13,8 +14,8 @@ import (
 // bubbleGC is the garbage collector's percentage while bubbles run: their heaps are small and full of what was just received.
 const bubbleGC = 400
 
-// bubbleMemory is how much memory a program takes before it collects garbage more often than bubbleGC says: hundreds of nodes would take five times what
-// they hold.
+// bubbleMemory is how much memory a program takes before it collects garbage more often than bubbleGC says, unless GOMEMLIMIT says another: hundreds of
+// nodes would take five times what they hold.
 const bubbleMemory = 8 << 30
 
 var processors struct {
@@ -36,7 +37,9 @@ func takeProcessor() (giveBack func()) {
 			debug.SetGCPercent(p.gc)
 		}
 		p.memory = debug.SetMemoryLimit(-1) // only asks
-		debug.SetMemoryLimit(min(p.memory, bubbleMemory))
+		if p.memory == math.MaxInt64 {      // nobody has set it
+			debug.SetMemoryLimit(bubbleMemory)
+		}
 	}
 	p.bubbles++
 	runtime.GOMAXPROCS(min(p.bubbles, p.procs))
