@@ -111,3 +111,19 @@ func TestHostileShapesAreCheap(t *testing.T) {
 		}
 	}
 }
+
+func TestASequenceIsCutIntoItsValues(t *testing.T) {
+	one, two := []byte{0x82, 0x01, 0x02}, []byte{0x43, 0xaa, 0xbb, 0xcc}
+	first, rest, err := First(append(bytes.Clone(one), two...))
+	if err != nil || !bytes.Equal(first, one) || !bytes.Equal(rest, two) {
+		t.Fatalf("%x and %x, %v", first, rest, err)
+	}
+	if first, rest, err = First(rest); err != nil || !bytes.Equal(first, two) || len(rest) != 0 {
+		t.Errorf("then %x and %x, %v", first, rest, err)
+	}
+	for _, b := range [][]byte{nil, {0x82, 0x01}, {0x43, 0xaa}, {0xff}, {0x9f, 0xff}, {0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}} {
+		if first, _, err := First(b); !errors.Is(err, ErrForm) {
+			t.Errorf("%x: %x, %v", b, first, err)
+		}
+	}
+}
