@@ -12,9 +12,21 @@ import (
 // returnGap is the time between two machines that start at the beginning of a mesh that was formed before: as after a power cut, within seconds.
 const returnGap = 10 * time.Millisecond
 
-// returnAll has the machines be members already, and starts them: the founder's node has admitted them and written their folders, without a packet
-// between them. They find each other by their address books, as after a restart of all.
+// returnAll has the machines be members already, starts them, and waits until all know who is there.
 func (p *play) returnAll(hosts []*Host) error {
+	if err := p.startReturning(hosts); err != nil {
+		return err
+	}
+	ok, err := p.world.Await(formMax, p.rarely(liveEvery), p.agree)
+	if err == nil && !ok {
+		err = fmt.Errorf("%s after %d machines were started, not all of them know who is there: %s", formMax, len(hosts), p.lastEvents())
+	}
+	return err
+}
+
+// startReturning starts machines that are members already: the founder's node has admitted them and written their folders, without a packet between them.
+// They find each other by their address books, as after a restart of all.
+func (p *play) startReturning(hosts []*Host) error {
 	machines := make([]node.Machine, len(hosts))
 	for i, h := range hosts {
 		machines[i] = h.machine()
@@ -31,11 +43,7 @@ func (p *play) returnAll(hosts []*Host) error {
 			return err
 		}
 	}
-	ok, err := p.world.Await(formMax, p.rarely(liveEvery), p.agree)
-	if err == nil && !ok {
-		err = fmt.Errorf("%s after %d machines were started, not all of them know who is there: %s", formMax, len(hosts), p.lastEvents())
-	}
-	return err
+	return nil
 }
 
 // machine is what a host that has never run is to be provisioned with. That counts as its first life.
