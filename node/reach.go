@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"github.com/phantommesh/phantommesh/crypto/identity"
 	"github.com/phantommesh/phantommesh/discovery"
@@ -86,9 +87,14 @@ func (n *Node) assist(id identity.NodeID) {
 		}
 	}
 	m := n.online.Load()
+	begun := time.Now()
 	sought := func(found bool) {
-		// An address that has just become known gets the head start that the others had; and the other side may have been quicker.
-		if found && !sleep(m.ctx, underlay.AssistAfter) || n.hasPath(id) {
+		// An address that has just become known gets the head start that the others had; and the other side may have been quicker. A path from which
+		// nothing has come since may be one that no longer works.
+		if found && !sleep(m.ctx, underlay.AssistAfter) {
+			return
+		}
+		if p, ok := n.socket.Path(id); ok && p.Kind != underlay.PathNone && p.Heard.After(begun) {
 			return
 		}
 		help()
