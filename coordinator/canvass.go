@@ -245,6 +245,9 @@ func (c *canvass) promised() time.Time {
 
 // RequestPreVote implements raft.WithPreVote.
 func (t *fencedTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := t.silenced(); err != nil {
+		return err
+	}
 	t.canvass.mu.Lock()
 	t.canvass.promises.campaign(ballotOf(args), time.Now())
 	t.canvass.mu.Unlock()
@@ -262,6 +265,9 @@ func (t *fencedTransport) RequestPreVote(id raft.ServerID, target raft.ServerAdd
 
 // RequestVote implements raft.Transport.
 func (t *fencedTransport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := t.silenced(); err != nil {
+		return err
+	}
 	t.echoes.ask(args.Term)
 	err := t.overFreshStream(func() error { return t.NetworkTransport.RequestVote(id, target, args, resp) })
 	if err == nil {

@@ -240,7 +240,9 @@ func (g *Group) compareClock(r *replica, term uint64, voters []identity.NodeID) 
 	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timing.RPC)
 	defer cancel()
 	if err := g.handTo(ctx, r, heir); err != nil {
-		g.cfg.Log.Warn("coordinator: leadership not given away", "peer", heir.Short(), "err", err)
+		// Whoever has a certificate that has ended by its own clock may find nobody who lets it say so.
+		g.cfg.Log.Warn("coordinator: leadership not given away, so it is left to be taken", "peer", heir.Short(), "err", err)
+		r.network.hush(2 * (g.cfg.Timing.Heartbeat + g.cfg.Timing.Stagger))
 	}
 }
 

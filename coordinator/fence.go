@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -211,6 +212,7 @@ type fencedTransport struct {
 	said     said
 	canvass  *canvass
 	patience time.Duration // constant; how long an append may wait for the answer to a heartbeat
+	hushed   atomic.Int64  // Unix nanoseconds until which this node neither leads nor asks for votes
 	out      chan raft.RPC
 	stop     chan struct{}
 	done     chan struct{}
@@ -281,6 +283,18 @@ func (t *fencedTransport) noteLeader(rpc raft.RPC) {
 		t.echoes.led(raft.ServerID(a.ID))
 	}
 }
+
+// hush has this node neither lead nor ask for votes for a time: its lease ends, and the others elect another.
+func (t *fencedTransport) hush(d time.Duration) { t.hushed.Store(time.Now().Add(d).UnixNano()) }
+
+func (t *fencedTransport) silenced() error {
+	if time.Now().UnixNano() < t.hushed.Load() {
+		return errHushed
+	}
+	return nil
+}
+
+var errHushed = errors.New("coordinator: another is to lead")
 
 func (t *fencedTransport) check(command any) error {
 	if err := t.fence.fault(); err != nil {

@@ -95,6 +95,9 @@ func (e *echoes) since(number uint64, list []identity.NodeID) (n int) {
 
 // AppendEntries implements raft.Transport.
 func (t *fencedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if err := t.silenced(); err != nil {
+		return err
+	}
 	if t.said.spares(id, args, t.patience) {
 		*resp = raft.AppendEntriesResponse{RPCHeader: args.RPCHeader, Term: args.Term, LastLog: args.PrevLogEntry, Success: true}
 		return nil
